@@ -1,0 +1,60 @@
+"""What the Python face adds to the parts: opening what a user names, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maskrcnn.data.classes import Classes
+from maskrcnn.data.layout import Split
+from maskrcnn.data.opening import DataLike, open_dataset
+from maskrcnn.evaluation.evaluate import Detect, Evaluation, Progress
+from maskrcnn.evaluation.evaluate import evaluate as evaluate_detect
+from maskrcnn.predictor import PredictOptions, Predictor
+
+
+def evaluate(
+    model: Predictor | Detect,
+    data: DataLike,
+    *,
+    images: str | Path | None = None,
+    split: Split = "val",
+    skip_bad: bool = False,
+    max_detections: Sequence[int] = (100, 300),
+    score_threshold: float = 0.5,
+    predict_options: PredictOptions | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score a detector on labelled pictures.
+
+    Args:
+        model: a `Predictor`, or any function from an iterable of pictures to an iterable of `Detections`.
+        data: an annotation file, a folder that holds one, "shapes", a data set, or any sequence of (picture, Target).
+        images: folder of the pictures, where they are not found beside the annotations. split: "val" or "train",
+            for a folder that holds both. skip_bad: leave out what is wrong in the data rather than refuse it.
+        max_detections: how many detections per picture and class AP and AR count, one or several.
+        score_threshold: where precision, recall, F1 and the confusion matrix are taken, 0..1.
+        predict_options: for `Predictor.predict`. Its own `max_detections` is at least the largest above unless given.
+        progress: called with (pictures done, pictures in all).
+
+    Errors: `InputError` for what is wrong with the data, and where the detector has not one class of the data.
+    """
+    dataset = open_dataset(data, images=images, split=split, skip_bad=skip_bad)
+    classes = None
+    if isinstance(model, Predictor):
+        classes = Classes(model.class_names, model.category_ids)
+        model = _detect(model, max_detections, predict_options or {})
+    return evaluate_detect(
+        model,
+        dataset,
+        max_detections=max_detections,
+        score_threshold=score_threshold,
+        classes=classes,
+        progress=progress,
+    )
+
+
+def _detect(predictor: Predictor, max_detections: Sequence[int], options: PredictOptions) -> Detect:
+    enough = max(predictor.model.config.detection.max_detections, *max_detections)
+    asked: PredictOptions = {"max_detections": enough, **options}
+    return lambda pictures: predictor.predict(pictures, **asked)

@@ -1,0 +1,75 @@
+"""`maskrcnn evaluate`: labelled pictures in, scores and curves out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from maskrcnn.cli.options import ModelOptions
+from maskrcnn.cli.progress import progress_bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ModelOptions):
+    """Score a detector on labelled pictures.
+
+    Prints AP and AR of boxes and masks and a line per class; writes them as scores.json with detections.json (COCO
+    result records) and curves as PNG.
+    """
+
+    data: Annotated[Positional[str], arg(metavar="DATA")]
+    """A COCO file, a folder that holds one, or shapes: the drawn data set."""
+
+    out: Path
+    """Folder to write to; made if it is not there."""
+
+    images: Annotated[Path | None, arg(help_behavior_hint="(default: found from DATA)")] = None
+    """Folder of the pictures."""
+
+    split: Literal["train", "val"] = "val"
+    """Which of a folder's annotation files."""
+
+    skip_bad: bool = False
+    """Leave out pictures and annotations that are wrong, rather than refuse."""
+
+    max_detections: tuple[int, ...] = (100, 300)
+    """AP and AR count this many detections per picture and class, best first; the first is the usual one."""
+
+    score_threshold: float = 0.5
+    """Where precision, recall, F1 and the confusion matrix are taken, 0 to 1; AP takes all scores."""
+
+
+def run(options: Options) -> int:
+    """Evaluate, print the tables, write the files."""
+    from rich.console import Console
+
+    from maskrcnn.api import evaluate
+    from maskrcnn.predictor import load
+
+    predictor = load(options.weights, precision=options.precision, device=options.device)
+    with progress_bar("evaluating", 0) as update:
+        evaluation = evaluate(
+            predictor,
+            options.data,
+            images=options.images,
+            split=options.split,
+            skip_bad=options.skip_bad,
+            max_detections=options.max_detections,
+            score_threshold=options.score_threshold,
+            progress=update,
+            predict_options={
+                "batch_size": options.batch_size,
+                "size": options.size,
+                "nms_iou": options.nms_iou,
+                "mask_nms_iou": options.mask_nms_iou,
+                "class_agnostic_nms": options.class_agnostic_nms or None,
+                "proposals": options.proposals,
+            },
+        )
+    Console().print(*evaluation.table())
+    evaluation.save(options.out)
+    print(f"{evaluation.counts.pictures} pictures, {evaluation.seconds:.1f} s: {options.out}")
+    return 0

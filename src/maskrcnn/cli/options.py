@@ -1,0 +1,56 @@
+"""Options that several commands share. Importing this loads no torch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from maskrcnn.errors import InputError
+
+CHECKPOINTS_OWN = arg(help_behavior_hint="(default: the checkpoint's own)")
+
+
+class WrongUse(InputError):
+    """The command line itself is at fault: exit status 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions:
+    """Options of every command."""
+
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(CommandOptions):
+    """Which detector, and where it runs."""
+
+    weights: str
+    """A name that ships with the package (nuclei), or a .safetensors file."""
+
+    device: str = "auto"
+    """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps."""
+
+    precision: Literal["float32", "bf16"] = "float32"
+    """Of the network's arithmetic: float32 is exact, bf16 faster where the hardware has it."""
+
+    batch_size: int = 1
+    """Pictures at work at once; memory grows with it."""
+
+    size: Annotated[int | Literal["native"] | None, CHECKPOINTS_OWN] = None
+    """Shorter side that the network sees, in pixels, or native: no resizing."""
+
+    nms_iou: Annotated[float | None, CHECKPOINTS_OWN] = None
+    """Boxes of one class that overlap more than this are one object, 0 to 1."""
+
+    mask_nms_iou: Annotated[float | None, CHECKPOINTS_OWN] = None
+    """Masks of one class that overlap more than this are one object, 0 to 1; for objects that touch."""
+
+    class_agnostic_nms: bool = False
+    """Let boxes of different classes suppress one another."""
+
+    proposals: Annotated[int | None, CHECKPOINTS_OWN] = None
+    """Candidates per picture that the RPN hands on: fewer are faster, more find more in a crowd."""

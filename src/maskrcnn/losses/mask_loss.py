@@ -1,0 +1,33 @@
+"""The mask head's loss: mean binary cross-entropy of the true class's mask (He et al. 2017, 3).
+
+    R foreground RoIs    M mask side
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskrcnn.losses.reduce import shared_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskLossConfig:
+    """How a ground-truth mask becomes the M x M target of a RoI."""
+
+    weight: float = 1.0
+    binary_target: bool = True  # a cell is 1 where at least half covered; False: its covered part, as in torchvision
+    aligned_target: bool = True  # see RoIPoolerConfig.aligned; torchvision: False
+
+
+def mask_loss(logits: Tensor, gt_masks: Tensor, is_foreground: Tensor) -> dict[str, Tensor]:
+    """{"mask": scalar}: the sum over the pixels of the foreground RoIs over their number.
+
+    logits: (R, M, M) of each RoI's true class; other classes have no part in it. gt_masks: (R, M, M) in 0..1.
+    is_foreground: (R,) bool; a RoI without it weighs nothing (it may stand in where a batch has no object at all).
+    """
+    per_roi = F.binary_cross_entropy_with_logits(logits, gt_masks, reduction="none").mean(dim=(1, 2))
+    divisor = shared_count(is_foreground.sum(), logits.device)
+    return {"mask": (per_roi * is_foreground).sum() / divisor}

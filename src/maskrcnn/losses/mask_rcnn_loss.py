@@ -1,0 +1,134 @@
+"""The figure again, for learning: read beside `model/mask_rcnn.py`, the added lines are matching and sampling.
+
+    N images    R_i RoIs sampled of image i    G objects    K classes    M mask side
+    boxes: (x1, y1, x2, y2), float pixels of the resized image
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.losses.box_loss import BoxLossConfig, box_loss, sample_rois
+from maskrcnn.losses.mask_loss import MaskLossConfig, mask_loss
+from maskrcnn.losses.rpn_loss import RPNLossConfig, rpn_loss
+from maskrcnn.losses.sampler import Sampler, sample
+from maskrcnn.model.config import require
+from maskrcnn.model.mask_rcnn import MaskRCNN
+from maskrcnn.model.rpn import propose
+from maskrcnn.ops.masks import crop_masks
+from maskrcnn.structures import ImageBatch, SampledRoIs, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The weighted sum of the papers' losses, and what they are computed from."""
+
+    rpn: RPNLossConfig = field(default_factory=RPNLossConfig)
+    box: BoxLossConfig = field(default_factory=BoxLossConfig)
+    mask: MaskLossConfig = field(default_factory=MaskLossConfig)
+    pre_nms_top_n: int = 2000  # of each level, when learning; Lin et al. 2017, 4.1
+    post_nms_top_n: int = 2000  # per image, when learning
+
+    def __post_init__(self) -> None:
+        require(self.pre_nms_top_n >= 1, self, "pre_nms_top_n", "at least 1")
+        require(self.post_nms_top_n >= 1, self, "post_nms_top_n", "at least 1")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each named part in the total."""
+        return {
+            "rpn_objectness": self.rpn.objectness_weight,
+            "rpn_box": self.rpn.box_weight,
+            "box_class": self.box.class_weight,
+            "box_delta": self.box.box_weight,
+            "mask": self.mask.weight,
+        }
+
+
+class MaskRCNNLoss(nn.Module):
+    """Pictures and their objects to named losses. This is what the training loop wraps and calls."""
+
+    def __init__(self, model: MaskRCNN, config: LossConfig | None = None, sampler: Sampler = sample) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config or LossConfig()
+        self.sampler = sampler
+
+    def forward(self, batch: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """batch: N images. targets: N, in the resized frame, on the same device.
+
+        Returns {"total": weighted sum, "rpn_objectness": ..., "rpn_box": ..., "box_class": ..., "box_delta": ...,
+        "mask": ...}; the parts are not weighted.
+        """
+        model, config = self.model, self.config
+        generators = [torch.Generator().manual_seed(target.sampling_seed) for target in targets]
+        features = model.fpn(model.backbone(batch.pixels))
+        rpn_outputs = model.rpn(features, (batch.pixels.shape[2], batch.pixels.shape[3]))
+        losses = rpn_loss(rpn_outputs, targets, generators, config.rpn, self.sampler)
+        limits = replace(model.config.rpn, pre_nms_top_n=config.pre_nms_top_n, post_nms_top_n=config.post_nms_top_n)
+        proposals = propose(rpn_outputs, batch.image_sizes, limits)
+        rois = [
+            sample_rois(boxes[valid], target, generator, config.box, self.sampler)
+            for boxes, valid, target, generator in zip(proposals.boxes, proposals.valid, targets, generators, strict=True)
+        ]
+        losses |= self._box_loss(features, rois, targets)
+        if model.mask_head is not None:
+            losses |= self._mask_loss(features, rois, targets)
+        total = torch.stack([config.weights[name] * loss for name, loss in losses.items()]).sum()
+        return {"total": total, **losses}
+
+    def _box_loss(
+        self, features: Mapping[str, Tensor], rois: Sequence[SampledRoIs], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        model = self.model
+        boxes, labels = torch.cat([r.boxes for r in rois]), torch.cat([r.labels for r in rois])
+        outputs = model.box_head(model.box_pooler(features, boxes, _image_index(rois)))
+        matched = torch.cat([_matched_boxes(r, target) for r, target in zip(rois, targets, strict=True)])
+        return box_loss(outputs, boxes, labels, matched, model.box_head.coder, self.config.box)
+
+    def _mask_loss(
+        self, features: Mapping[str, Tensor], rois: Sequence[SampledRoIs], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        model = self.model
+        assert model.mask_head is not None and model.mask_pooler is not None
+        learning = [_mask_rois(r, target) for r, target in zip(rois, targets, strict=True)]
+        if not any(len(r.labels) for r in learning):
+            # no object in the whole batch: one RoI of no weight keeps every parameter in the graph, which
+            # data-parallel training needs
+            learning[0] = SampledRoIs(*(values[:1] for values in (rois[0].boxes, rois[0].labels, rois[0].matched_gt_index)))
+        boxes, labels = torch.cat([r.boxes for r in learning]), torch.cat([r.labels for r in learning])
+        logits = model.mask_head(model.mask_pooler(features, boxes, _image_index(learning)), labels)
+        side = model.mask_head.config.side
+        masks = torch.cat([self._mask_target(r, target, side) for r, target in zip(learning, targets, strict=True)])
+        return mask_loss(logits, masks.to(logits), labels > 0)
+
+    def _mask_target(self, rois: SampledRoIs, target: Target, side: int) -> Tensor:
+        """(R_i, M, M) float32, zeros for RoIs without an object."""
+        if target.gt_masks is None or not rois.is_foreground.any():
+            return rois.boxes.new_zeros(len(rois.labels), side, side)
+        masks = target.gt_masks[(~target.is_crowd).cpu().numpy()]
+        config = self.config.mask
+        return crop_masks(
+            masks, rois.boxes, rois.matched_gt_index, side, aligned=config.aligned_target, binary=config.binary_target
+        )
+
+
+def _mask_rois(rois: SampledRoIs, target: Target) -> SampledRoIs:
+    """The foreground RoIs, or none where the picture's objects have no masks."""
+    keep = rois.is_foreground & (target.gt_masks is not None)
+    return SampledRoIs(rois.boxes[keep], rois.labels[keep], rois.matched_gt_index[keep])
+
+
+def _image_index(rois: Sequence[SampledRoIs]) -> Tensor:
+    counts = torch.tensor([len(r.labels) for r in rois])
+    return torch.arange(len(rois)).repeat_interleave(counts).to(rois[0].boxes.device)
+
+
+def _matched_boxes(rois: SampledRoIs, target: Target) -> Tensor:
+    """(R_i, 4): the object's box of each foreground RoI, the RoI itself where there is none."""
+    gt_boxes = target.gt_boxes[~target.is_crowd]
+    return gt_boxes[rois.matched_gt_index] if len(gt_boxes) else rois.boxes

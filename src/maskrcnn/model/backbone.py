@@ -1,0 +1,106 @@
+"""Picture to feature maps c2..c5 at strides 4, 8, 16, 32: any timm network that offers them.
+
+ResNet (He et al. 2016) is the standard; timm's parameter names equal torchvision's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import timm
+from timm.utils.model import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from maskrcnn.errors import InputError
+from maskrcnn.model.config import require
+
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The body of the detector."""
+
+    name: str = "resnet50"  # any name of timm.list_models() with feature maps at strides 4 to 32
+    options: Mapping[str, Any] = field(default_factory=dict)  # passed on to timm.create_model
+    norm: Literal["frozen", "batch", "group"] = "frozen"  # frozen: statistics of pretraining, never updated
+    frozen_stages: int = 2  # 0: all learn; 1: the stem is fixed; 2: and c2; ... Lin et al. 2017 fix stem and c2
+
+    def __post_init__(self) -> None:
+        require(0 <= self.frozen_stages <= 5, self, "frozen_stages", "0 to 5 (0: all learn, 5: none)")
+
+
+class Backbone(nn.Module):
+    """pixels (N, 3, H, W) -> {"c2": (N, C2, H/4, W/4), ..., "c5": (N, C5, H/32, W/32)}."""
+
+    def __init__(self, config: BackboneConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.body = _create(config, pretrained)
+        strides = list(self.body.feature_info.reduction())
+        missing = [stride for stride in STRIDES.values() if stride not in strides]
+        if missing:
+            raise InputError("no such feature maps", field="backbone.name", found=config.name, expected=f"strides {missing}")
+        # where a network has several maps of one stride, the last one has seen most layers
+        self._index = {name: len(strides) - 1 - strides[::-1].index(stride) for name, stride in STRIDES.items()}
+        channels = self.body.feature_info.channels()
+        self.channels = {name: int(channels[i]) for name, i in self._index.items()}
+        if config.norm == "frozen":
+            freeze_batch_norm_2d(self.body)
+        elif config.norm == "group":
+            _group_norm_(self.body)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        maps = self.body(pixels)
+        return {name: maps[i] for name, i in self._index.items()}
+
+    def freeze(self, stages: int | None = None) -> list[str]:
+        """Stop the stem and the first stages from learning; returns the names of the weights that were fixed.
+
+        stages: 1 fixes the stem, 2 the stem and what leads to c2, up to 5, all; None: as configured.
+        """
+        stages = self.config.frozen_stages if stages is None else stages
+        ends = [
+            str(info["module"])
+            for info in self.body.feature_info.get_dicts()
+            if math.log2(info["reduction"]) - 1 < stages
+        ]
+        modules = list(self.body.named_modules())
+        last = max((i for i, (name, _) in enumerate(modules) if _is_inside(name, ends)), default=-1)
+        fixed = []
+        for module_name, module in modules[: last + 1]:
+            for name, parameter in module.named_parameters(module_name, recurse=False):
+                parameter.requires_grad_(False)
+                fixed.append(name)
+        return fixed
+
+
+def _is_inside(name: str, ends: list[str]) -> bool:
+    """Whether module `name` is one of `ends` or below it; timm writes some paths with "_" for "."."""
+    spellings = {spelling for end in ends for spelling in (end, end.replace(".", "_"))}
+    return any(name == end or name.startswith(end + ".") for end in spellings)
+
+
+def _create(config: BackboneConfig, pretrained: bool) -> Any:
+    try:
+        return timm.create_model(config.name, pretrained=pretrained, features_only=True, **config.options)
+    except (RuntimeError, TypeError, AttributeError) as error:  # unknown name; unknown option; no feature maps
+        if pretrained and "Unknown model" not in str(error):
+            raise
+        raise InputError(
+            f"timm cannot make it ({error})", field="backbone.name", found=config.name, expected="a name of timm.list_models()"
+        ) from error
+
+
+def _group_norm_(module: nn.Module) -> None:
+    """Replace every batch norm by a group norm of up to 32 groups, in place (Wu and He 2018)."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            norm = nn.GroupNorm(math.gcd(32, child.num_features), child.num_features)
+            act = getattr(child, "act", None)  # timm folds the activation into some of its norms
+            setattr(module, name, norm if act is None else nn.Sequential(norm, act))
+        else:
+            _group_norm_(child)

@@ -1,0 +1,136 @@
+"""Box head: what is in this RoI, and where exactly? (Girshick 2015, 2; He et al. 2017, Fig. 4 right)
+
+    N images    R RoIs (of one image, or of all in a flat batch)    S pooled side    K classes    D detections
+    boxes: (x1, y1, x2, y2), float pixels of the resized image; labels 1..K, 0 is background
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn.model.config import require
+from maskrcnn.model.layers import ConvNorm, Norm, init_conv, init_linear
+from maskrcnn.model.rpn import keep_per_image
+from maskrcnn.ops.box_coder import BoxCoder
+from maskrcnn.ops.boxes import clip, is_large_enough
+from maskrcnn.ops.nms import top_k_padded
+from maskrcnn.structures import DetectionBatch, Proposals
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoxHeadConfig:
+    """Two fully connected layers over a 7 x 7 map. Values of Lin et al. 2017, 4.2, unless noted."""
+
+    side: int = 7  # S
+    num_convs: int = 0  # 3x3 convolutions before the fully connected layers; 4 in the stronger heads of Wu and He 2018
+    conv_channels: int = 256
+    norm: Norm = None  # after those convolutions
+    num_fcs: int = 2
+    fc_channels: int = 1024
+    class_agnostic: bool = False  # one box for all classes rather than one each
+    delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # scales of dx dy dw dh, from Girshick 2015
+
+    def __post_init__(self) -> None:
+        require(self.side >= 1, self, "side", "at least 1")
+        require(self.num_convs >= 0, self, "num_convs", "0 or more")
+        require(self.num_fcs >= 1, self, "num_fcs", "at least 1")
+        require(min(self.delta_weights) > 0, self, "delta_weights", "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """What of the box head's output becomes a detection."""
+
+    score_threshold: float = 0.05  # a class of a RoI with less is not a detection; Girshick 2015 code
+    nms_iou: float = 0.5  # between detections of one class; He et al. 2017, 3.1
+    max_detections: int = 100  # kept per image; He et al. 2017, 3.1. No cap above it
+    min_size: float = 1e-2  # px, detections with a shorter side are dropped
+    class_agnostic_nms: bool = False  # a box also suppresses boxes of other classes
+    mask_nms_iou: float | None = None  # suppress by the IoU of masks too: touching objects have boxes that overlap
+    mask_threshold: float = 0.5  # a pixel of at least this probability is the object's; He et al. 2017, 3.1
+
+    def __post_init__(self) -> None:
+        require(0 <= self.score_threshold <= 1, self, "score_threshold", "0 to 1")
+        require(0 <= self.nms_iou <= 1, self, "nms_iou", "0 to 1")
+        require(self.max_detections >= 1, self, "max_detections", "at least 1")
+        require(self.mask_nms_iou is None or 0 <= self.mask_nms_iou <= 1, self, "mask_nms_iou", "0 to 1, or none")
+        require(0 < self.mask_threshold < 1, self, "mask_threshold", "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class BoxOutputs:
+    """class_logits: (R, K + 1), column 0 is background. deltas: (R, K, 4), or (R, 1, 4) where class-agnostic."""
+
+    class_logits: Tensor
+    deltas: Tensor
+
+
+class BoxHead(nn.Module):
+    """pooled (R, C, S, S) -> `BoxOutputs`."""
+
+    def __init__(self, config: BoxHeadConfig, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        self.coder = BoxCoder(config.delta_weights)
+        widths = [in_channels] + [config.conv_channels] * config.num_convs
+        self.convs = nn.ModuleList(
+            ConvNorm(a, b, 3, norm=config.norm, relu=True) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        widths = [widths[-1] * config.side**2] + [config.fc_channels] * config.num_fcs
+        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.classes = nn.Linear(config.fc_channels, num_classes + 1)
+        self.deltas = nn.Linear(config.fc_channels, 4 * (1 if config.class_agnostic else num_classes))
+        self._init()
+
+    def _init(self) -> None:
+        for block in self.convs:
+            init_conv(block.conv)  # type: ignore[arg-type, union-attr]
+        for linear in self.fcs:
+            init_linear(linear)  # type: ignore[arg-type]
+        init_linear(self.classes, std=0.01)  # Girshick 2015, 4.1
+        init_linear(self.deltas, std=0.001)
+
+    def forward(self, pooled: Tensor) -> BoxOutputs:
+        hidden = pooled
+        for conv in self.convs:
+            hidden = conv(hidden)
+        hidden = hidden.flatten(1)  # (R, C * S * S)
+        for linear in self.fcs:
+            hidden = F.relu(linear(hidden))
+        return BoxOutputs(
+            class_logits=self.classes(hidden).float(),
+            deltas=self.deltas(hidden).float().unflatten(1, (-1, 4)),
+        )
+
+
+def select_detections(
+    outputs: BoxOutputs, proposals: Proposals, image_sizes: Tensor, coder: BoxCoder, config: DetectionConfig
+) -> DetectionBatch:
+    """Refined boxes above the score threshold, without near copies, the best D of each image.
+
+    outputs: of N * R rows. image_sizes: (N, 2), resized frame. Returns D = config.max_detections rows an image,
+    without masks.
+    """
+    n, r = proposals.valid.shape
+    scores = outputs.class_logits.softmax(dim=1)[:, 1:]  # (N * R, K)
+    k = scores.shape[1]
+    boxes = coder.decode(outputs.deltas, proposals.boxes.reshape(-1, 1, 4))  # (N * R, K or 1, 4)
+    boxes = boxes.expand(-1, k, -1).reshape(n, r * k, 4)
+    boxes = clip(boxes, image_sizes[:, :1], image_sizes[:, 1:])
+    scores = scores.reshape(n, r * k)
+    labels = torch.arange(1, k + 1, device=scores.device).repeat(r).expand(n, -1)
+    valid = proposals.valid[:, :, None].expand(-1, -1, k).reshape(n, r * k)
+    valid = valid & (scores > config.score_threshold) & is_large_enough(boxes, config.min_size)
+    keep = keep_per_image(boxes, scores, valid, config.nms_iou, None if config.class_agnostic_nms else labels)
+    top, index = top_k_padded(scores.masked_fill(~keep, -torch.inf), config.max_detections)  # (N, D)
+    found = top.isfinite()
+    return DetectionBatch(
+        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)) * found[..., None],
+        scores=top.masked_fill(~found, 0),
+        labels=labels.gather(1, index) * found,
+        valid=found,
+    )

@@ -1,0 +1,60 @@
+"""Feature pyramid: every level sees fine places and coarse meaning (Lin et al. 2017, 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn.model.config import require
+from maskrcnn.model.layers import ConvNorm, Norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class FPNConfig:
+    """The pyramid p2..p5, and p6 where `extra_level` is set."""
+
+    channels: int = 256  # of every level; Lin et al. 2017, 3
+    norm: Norm = None
+    extra_level: bool = True  # p6, every second cell of p5, only for the RPN's largest anchors; Lin et al. 2017, 4.1
+
+    def __post_init__(self) -> None:
+        require(self.channels > 0, self, "channels", "at least 1")
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Pixels per cell of each level, fine to coarse."""
+        return {f"p{level}": 2**level for level in range(2, 7 if self.extra_level else 6)}
+
+
+class FPN(nn.Module):
+    """{"c2": (N, C2, H/4, W/4), ...} -> {"p2": (N, C, H/4, W/4), ..., "p6": (N, C, H/64, W/64)}."""
+
+    def __init__(self, config: FPNConfig, in_channels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.config = config
+        self.lateral = nn.ModuleDict(
+            {f"p{name[1]}": ConvNorm(channels, config.channels, 1, norm=config.norm) for name, channels in in_channels.items()}
+        )
+        self.output = nn.ModuleDict({name: ConvNorm(config.channels, config.channels, 3, norm=config.norm) for name in self.lateral})
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_uniform_(module.weight, a=1)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        pyramid: dict[str, Tensor] = {}
+        above: Tensor | None = None
+        for name in reversed(list(self.lateral)):  # p5 first
+            merged = self.lateral[name](maps[f"c{name[1]}"])
+            if above is not None:
+                merged = merged + F.interpolate(above, size=merged.shape[-2:], mode="nearest")
+            above = merged
+            pyramid[name] = self.output[name](merged)
+        levels = dict(reversed(pyramid.items()))
+        if self.config.extra_level:
+            levels["p6"] = F.max_pool2d(levels["p5"], kernel_size=1, stride=2)
+        return levels

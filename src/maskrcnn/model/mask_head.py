@@ -1,0 +1,78 @@
+"""Mask head: which pixels of this box are the object? (He et al. 2017, 3 and Fig. 4 right)
+
+    R RoIs    S pooled side    M mask side    K classes
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn.model.config import require
+from maskrcnn.model.layers import ConvNorm, Norm, init_conv
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskHeadConfig:
+    """A small fully convolutional network. Values of He et al. 2017, Fig. 4 (FPN), unless noted."""
+
+    side: int = 28  # M. The pooled side is half of it: S = M // 2
+    num_convs: int = 4
+    channels: int = 256
+    norm: Norm = None
+    class_agnostic: bool = False  # one mask for all classes rather than one each
+
+    def __post_init__(self) -> None:
+        require(self.side >= 3, self, "side", "at least 3")
+        require(self.num_convs >= 0, self, "num_convs", "0 or more")
+        require(self.channels >= 1, self, "channels", "at least 1")
+
+    @property
+    def pooled_side(self) -> int:
+        """S: the deconvolution of stride 2 makes 2 S of it, or 2 S + 1 where M is odd."""
+        return self.side // 2
+
+
+class MaskHead(nn.Module):
+    """pooled (R, C, S, S), labels (R,) -> logits (R, M, M), each of its own class.
+
+    There is one sigmoid mask for each class, so classes do not compete for a pixel (He et al. 2017, 3). Only the mask
+    of the asked class is computed: the other K - 1 have no part in loss or result. `all_classes` gives them all.
+    """
+
+    def __init__(self, config: MaskHeadConfig, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.config = config
+        widths = [in_channels] + [config.channels] * config.num_convs
+        self.convs = nn.ModuleList(
+            ConvNorm(a, b, 3, norm=config.norm, relu=True) for a, b in zip(widths, widths[1:], strict=False)
+        )
+        self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2 + config.side % 2, stride=2)
+        self.masks = nn.Conv2d(config.channels, 1 if config.class_agnostic else num_classes, 1)
+        for block in self.convs:
+            init_conv(block.conv)  # type: ignore[arg-type, union-attr]
+        init_conv(self.deconv)
+        init_conv(self.masks, std=0.001)
+
+    def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        hidden = self._hidden(pooled).flatten(2)  # (R, C, M * M)
+        row = torch.zeros_like(labels) if self.config.class_agnostic else (labels - 1).clamp(min=0)
+        weight = self.masks.weight.flatten(1)[row].to(hidden.dtype)  # (R, C)
+        logits = torch.bmm(weight[:, None], hidden).squeeze(1).float()
+        if self.masks.bias is not None:
+            logits = logits + self.masks.bias[row][:, None].float()
+        return logits.unflatten(1, (self.config.side, self.config.side))
+
+    def all_classes(self, pooled: Tensor) -> Tensor:
+        """(R, K, M, M) logits of every class, or (R, 1, M, M) where class-agnostic."""
+        logits: Tensor = self.masks(self._hidden(pooled)).float()
+        return logits
+
+    def _hidden(self, pooled: Tensor) -> Tensor:
+        hidden = pooled
+        for conv in self.convs:
+            hidden = conv(hidden)
+        return F.relu(self.deconv(hidden))  # (R, C, M, M)

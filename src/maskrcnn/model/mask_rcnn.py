@@ -1,0 +1,198 @@
+"""The figure of the paper: picture -> backbone -> FPN -> RPN -> RoIAlign -> heads (He et al. 2017, Fig. 1 and 4).
+
+    N images    H, W padded size    R proposals    D detections    K classes    M mask side
+    boxes: (x1, y1, x2, y2), float pixels of the resized image until `original_frame`; sizes: (height, width)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.model.backbone import Backbone, BackboneConfig
+from maskrcnn.model.box_head import BoxHead, BoxHeadConfig, BoxOutputs, DetectionConfig, select_detections
+from maskrcnn.model.config import require
+from maskrcnn.model.fpn import FPN, FPNConfig
+from maskrcnn.model.mask_head import MaskHead, MaskHeadConfig
+from maskrcnn.model.preprocess import Preprocess, PreprocessConfig
+from maskrcnn.model.roi_pooler import RoIPooler, RoIPoolerConfig
+from maskrcnn.model.rpn import RPN, RPNConfig, propose
+from maskrcnn.ops.boxes import scale
+from maskrcnn.ops.masks import mask_iou
+from maskrcnn.ops.nms import mask_nms_keep
+from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNNConfig:
+    """The tree of all parts. Without `mask_head` it is Faster R-CNN (Ren et al. 2015)."""
+
+    class_names: tuple[str, ...]  # K names; label k is class_names[k - 1]
+    category_ids: tuple[int, ...]  # how the data set counts the same classes
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    fpn: FPNConfig = field(default_factory=FPNConfig)
+    rpn: RPNConfig = field(default_factory=RPNConfig)
+    roi_pooler: RoIPoolerConfig = field(default_factory=RoIPoolerConfig)
+    box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    mask_head: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+
+    def __post_init__(self) -> None:
+        require(len(self.class_names) >= 1, self, "class_names", "at least one class")
+        fits = len(self.category_ids) == len(self.class_names)
+        require(fits, self, "category_ids", f"{len(self.class_names)} ids, one for each class")
+
+    @property
+    def num_classes(self) -> int:
+        """K, without background."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one call may ask for instead of the checkpoint's own values; None leaves them."""
+
+    score_threshold: float | None = None  # 0 to 1
+    nms_iou: float | None = None  # 0 to 1, between boxes of one class
+    max_detections: int | None = None  # per picture, no cap
+    proposals: int | None = None  # per picture; also lifts the RPN's pre-NMS limit to at least this
+    class_agnostic_nms: bool | None = None
+    mask_nms_iou: float | None = None  # 0 to 1, between masks
+    size: int | Literal["native"] | None = None  # shorter side in px
+
+    def applied(self, config: MaskRCNNConfig) -> MaskRCNNConfig:
+        """`config` with these values in their places."""
+        names = ("score_threshold", "nms_iou", "max_detections", "class_agnostic_nms", "mask_nms_iou")
+        asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        rpn = config.rpn
+        if self.proposals is not None:
+            lifted = max(rpn.pre_nms_top_n, self.proposals)
+            rpn = replace(rpn, post_nms_top_n=self.proposals, pre_nms_top_n=lifted)
+        return replace(config, rpn=rpn, detection=replace(config.detection, **asked))
+
+
+class MaskRCNN(nn.Module):
+    """Every object of a picture with its box, class and mask."""
+
+    def __init__(self, config: MaskRCNNConfig, *, pretrained_backbone: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.preprocess = Preprocess(config.preprocess)
+        self.backbone = Backbone(config.backbone, pretrained=pretrained_backbone)
+        self.fpn = FPN(config.fpn, self.backbone.channels)
+        channels, strides = config.fpn.channels, config.fpn.strides
+        self.rpn = RPN(config.rpn, channels, strides)
+        self.box_pooler = RoIPooler(config.roi_pooler, config.box_head.side, strides)
+        self.box_head = BoxHead(config.box_head, channels, config.num_classes)
+        self.mask_pooler: RoIPooler | None = None
+        self.mask_head: MaskHead | None = None
+        if config.mask_head is not None:
+            self.mask_pooler = RoIPooler(config.roi_pooler, config.mask_head.pooled_side, strides)
+            self.mask_head = MaskHead(config.mask_head, channels, config.num_classes)
+
+    def forward(self, images: Sequence[Tensor], limits: Limits | None = None) -> list[Detections]:
+        """Detect. images: N tensors (3, H_i, W_i) uint8, or float in 0..1, RGB. Returns boxes in the original frame."""
+        limits = limits or Limits()
+        config = limits.applied(self.config)
+        batch = self.preprocess(images, limits.size)
+        found = self.detect(batch.pixels, batch.image_sizes, config, drop_empty=True)
+        return original_frame(found, batch, config)
+
+    def detect(
+        self, pixels: Tensor, image_sizes: Tensor, config: MaskRCNNConfig | None = None, *, drop_empty: bool = False
+    ) -> DetectionBatch:
+        """The core, of fixed shapes: what is compiled, captured and exported.
+
+        pixels: (N, 3, H, W) float32 normalised. image_sizes: (N, 2) float32, (height, width) before padding.
+        drop_empty: spare the heads the padding rows; shapes inside then depend on the picture.
+        """
+        config = config or self.config
+        features = self.fpn(self.backbone(pixels))  # {"p2": (N, C, H/4, W/4), ...}
+        proposals = propose(self.rpn(features, _padded_size(pixels)), image_sizes, config.rpn)  # (N, R, 4)
+        box_outputs = self.read_boxes(features, proposals, drop_empty)  # (N * R, K + 1), (N * R, K, 4)
+        found = select_detections(box_outputs, proposals, image_sizes, self.box_head.coder, config.detection)  # (N, D)
+        return replace(found, mask_logits=self.read_masks(features, found, drop_empty))  # (N, D, M, M)
+
+    def read_boxes(self, features: Mapping[str, Tensor], proposals: Proposals, drop_empty: bool = False) -> BoxOutputs:
+        """The box head's outputs for (N, R) proposals as N * R rows; rows without a proposal are zero if dropped."""
+        rows = _Rows(proposals.valid, drop_empty)
+        outputs = self.box_head(self.box_pooler(features, rows.of(proposals.boxes), rows.image_index))
+        return BoxOutputs(rows.back(outputs.class_logits), rows.back(outputs.deltas))
+
+    def read_masks(self, features: Mapping[str, Tensor], found: DetectionBatch, drop_empty: bool = False) -> Tensor | None:
+        """(N, D, M, M) mask logits of the detections, each of its own class; None without a mask head."""
+        if self.mask_head is None or self.mask_pooler is None:
+            return None
+        rows = _Rows(found.valid, drop_empty)
+        pooled = self.mask_pooler(features, rows.of(found.boxes), rows.image_index)
+        return rows.back(self.mask_head(pooled, rows.of(found.labels))).unflatten(0, found.valid.shape)
+
+
+class _Rows:
+    """The rows of a padded batch that the heads look at: all of them, or only the valid ones.
+
+    This is the one place where work on empty rows is dropped. Flat rows: image by image, N * R.
+    """
+
+    def __init__(self, valid: Tensor, drop_empty: bool) -> None:
+        n, r = valid.shape
+        images = torch.arange(n, device=valid.device)[:, None].expand(n, r)
+        self.total = n * r
+        self.index = valid.flatten().nonzero().squeeze(1) if drop_empty else None
+        self.image_index = self.of(images)
+
+    def of(self, padded: Tensor) -> Tensor:
+        """(N, R, ...) -> the chosen rows (V, ...)."""
+        flat = padded.flatten(0, 1)
+        return flat if self.index is None else flat[self.index]
+
+    def back(self, values: Tensor) -> Tensor:
+        """(V, ...) -> (N * R, ...), zeros where a row was dropped."""
+        if self.index is None:
+            return values
+        return values.new_zeros(self.total, *values.shape[1:]).index_copy_(0, self.index, values)
+
+
+def original_frame(found: DetectionBatch, batch: ImageBatch, config: MaskRCNNConfig) -> list[Detections]:
+    """Cut the padding rows, map boxes back to the pictures as they were given, name the classes."""
+    results = []
+    for i, size in enumerate(batch.original_sizes):
+        keep = found.valid[i]
+        factor = torch.tensor(size, dtype=torch.float32, device=keep.device) / batch.image_sizes[i]
+        boxes = scale(found.boxes[i][keep], factor[0], factor[1])
+        labels = found.labels[i][keep]
+        masks = None
+        if found.mask_logits is not None:
+            masks = Masks(found.mask_logits[i][keep].sigmoid(), boxes, size, config.detection.mask_threshold)
+        positions = [label - 1 for label in labels.tolist()]
+        detections = Detections(
+            boxes=boxes,
+            scores=found.scores[i][keep],
+            labels=labels,
+            names=tuple(config.class_names[p] for p in positions),
+            category_ids=tuple(config.category_ids[p] for p in positions),
+            masks=masks,
+            size=size,
+        )
+        results.append(suppress_by_mask(detections, config.detection))
+    return results
+
+
+def suppress_by_mask(found: Detections, config: DetectionConfig) -> Detections:
+    """NMS by the IoU of masks, where configured: for touching objects whose boxes overlap but whose pixels do not."""
+    if config.mask_nms_iou is None or found.masks is None or len(found) < 2:
+        return found
+    masks = found.masks
+    iou = mask_iou(masks.probabilities, masks.boxes, masks.size, masks.threshold)
+    if not config.class_agnostic_nms:
+        iou = iou * (found.labels[:, None] == found.labels)
+    return found.chosen(mask_nms_keep(iou, found.scores, config.mask_nms_iou))
+
+
+def _padded_size(pixels: Tensor) -> tuple[int, int]:
+    return pixels.shape[2], pixels.shape[3]

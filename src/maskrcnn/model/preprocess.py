@@ -1,0 +1,140 @@
+"""Picture to network input: stretch contrast, normalise, resize, pad (He et al. 2017, 3.1: shorter side 800 px).
+
+    N images    H, W padded size    sizes: (height, width)
+    original frame: the picture as given; resized: after the resize; padded: zeros added right and below.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn.errors import InputError
+from maskrcnn.model.config import require
+from maskrcnn.ops.contrast import stretch
+from maskrcnn.structures import ImageBatch, Size
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """How a picture becomes the network's input. `scale` wins over `shortest`; both None keeps the native size."""
+
+    shortest: int | None = 800  # px, shorter side after the resize; He et al. 2017, 3.1
+    longest: int = 1333  # px, the longer side is never above this
+    scale: float | None = None  # a fixed factor instead, for data whose pixels have a physical size
+    antialias: bool = True  # average over the pixels that a smaller picture skips
+    rounding: Literal["nearest", "floor"] = "nearest"  # of the resized sides; torchvision: floor
+    stretch: float | None = None  # fraction of values clipped at each end by a contrast stretch; None: no stretch
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1, ImageNet's
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    divisor: int = 32  # padded sides are multiples of this, the coarsest stride of the backbone
+
+    def __post_init__(self) -> None:
+        require(self.shortest is None or self.shortest > 0, self, "shortest", "at least 1 px")
+        require(self.longest > 0, self, "longest", "at least 1 px")
+        require(self.scale is None or self.scale > 0, self, "scale", "above 0")
+        require(self.stretch is None or 0 <= self.stretch < 0.5, self, "stretch", "from 0 to below 0.5")
+        require(min(self.std) > 0, self, "std", "above 0")
+        require(self.divisor > 0, self, "divisor", "at least 1")
+
+
+class Preprocess(nn.Module):
+    """Pictures (3, H_i, W_i), uint8 or float 0..1 RGB, to one `ImageBatch`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: PreprocessConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.tensor(config.mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(config.std)[:, None, None], persistent=False)
+
+    def forward(self, images: Sequence[Tensor], size: int | Literal["native"] | None = None) -> ImageBatch:
+        """Stretch, normalise, resize and pad.
+
+        images: N tensors (3, H_i, W_i), original frame. size: shorter side in px or "native" in place of the config's.
+        """
+        pixels = [self.resize(self.normalise(self.stretch(_checked(image))), size) for image in images]
+        return self.pad(pixels, [_size(image) for image in images])
+
+    def batch(self, images: Sequence[Tensor]) -> ImageBatch:
+        """Only normalise and pad: for pictures that are stretched and resized already (learning)."""
+        return self.pad([self.normalise(image) for image in images], [_size(image) for image in images])
+
+    def stretch(self, image: Tensor) -> Tensor:
+        if self.config.stretch is None:
+            return image
+        if image.dtype != torch.uint8:
+            image = (image * 255).round().clamp(0, 255).to(torch.uint8)
+        return stretch(image, self.config.stretch)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        image = image.to(self.mean.device)
+        values = image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image
+        return (values - self.mean) / self.std
+
+    def resize(self, image: Tensor, size: int | Literal["native"] | None) -> Tensor:
+        target = self.resized_size(_size(image), size)
+        if target == _size(image):
+            return image
+        resized: Tensor = F.interpolate(
+            image[None], target, mode="bilinear", align_corners=False, antialias=self.config.antialias
+        )[0]
+        return resized
+
+    def resized_size(self, original: Size, size: int | Literal["native"] | None = None) -> Size:
+        """(height, width) of the resized frame for a picture of `original` size."""
+        factor = self._factor(original, size)
+        if self.config.rounding == "floor":  # torchvision multiplies by a factor that it rounded to float32
+            factor = torch.tensor(factor, dtype=torch.float32).item()
+            return max(1, math.floor(original[0] * factor)), max(1, math.floor(original[1] * factor))
+        return max(1, math.floor(original[0] * factor + 0.5)), max(1, math.floor(original[1] * factor + 0.5))
+
+    def _factor(self, original: Size, size: int | Literal["native"] | None) -> float:
+        if size == "native":
+            return 1.0
+        shorter, longer = min(original), max(original)
+        wanted = size if size is not None else self.config.shortest
+        if size is None and self.config.scale is not None:
+            factor = self.config.scale
+        elif wanted is None:
+            factor = 1.0
+        else:
+            factor = wanted / shorter
+        if size is not None:  # asked for by the caller: the shape limit widens with it
+            longest = max(self.config.longest, round(size * self.config.longest / (self.config.shortest or size)))
+            return min(factor, longest / longer)
+        return min(factor, self.config.longest / longer)
+
+    def pad(self, pixels: Sequence[Tensor], original_sizes: Sequence[Size]) -> ImageBatch:
+        """One tensor (N, 3, H, W) with zeros to the right and below, H and W multiples of `divisor`."""
+        if not pixels:
+            raise InputError("no pictures", field="images", expected="at least one")
+        sizes = [_size(image) for image in pixels]
+        divisor = self.config.divisor
+        height, width = (math.ceil(max(side) / divisor) * divisor for side in zip(*sizes, strict=True))
+        padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in pixels]
+        return ImageBatch(
+            pixels=torch.stack(padded).contiguous(memory_format=torch.channels_last),  # faster convolutions
+            image_sizes=torch.tensor(sizes, dtype=torch.float32, device=padded[0].device),
+            original_sizes=tuple(original_sizes),
+        )
+
+
+def _size(image: Tensor) -> Size:
+    return image.shape[-2], image.shape[-1]
+
+
+def _checked(image: Tensor) -> Tensor:
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise InputError("not a picture", field="image", found=tuple(image.shape), expected="a tensor (3, H, W)")
+    if image.dtype != torch.uint8 and not image.is_floating_point():
+        raise InputError("not a picture", field="image", found=image.dtype, expected="uint8, or float in 0..1")
+    return image

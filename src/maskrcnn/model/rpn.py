@@ -1,0 +1,128 @@
+"""Region proposal network: where could an object be? (Ren et al. 2015, 3; Lin et al. 2017, 4.1)
+
+    N images    L levels    H_l, W_l cells of a level    k anchors per cell    A = sum over levels of H_l * W_l * k
+    R proposals per image
+    anchors, proposals: (x1, y1, x2, y2), float pixels of the resized image; image_sizes: (height, width)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskrcnn.model.anchors import AnchorConfig, make_anchors
+from maskrcnn.model.config import require
+from maskrcnn.model.layers import init_conv
+from maskrcnn.ops.box_coder import BoxCoder
+from maskrcnn.ops.boxes import clip, is_large_enough
+from maskrcnn.ops.nms import nms_keep, top_k_padded
+from maskrcnn.structures import Proposals
+
+
+@dataclass(frozen=True, kw_only=True)
+class RPNConfig:
+    """Region proposals. Values of Lin et al. 2017 (FPN), 4.1, unless noted."""
+
+    anchors: AnchorConfig = field(default_factory=AnchorConfig)
+    conv_depth: int = 1  # 3x3 convolutions before the two predictors; Ren et al. 2015, 3.1
+    pre_nms_top_n: int = 1000  # anchors of each level that go into NMS
+    post_nms_top_n: int = 1000  # proposals kept per image when detecting; He et al. 2017, 3.1
+    nms_iou: float = 0.7  # between proposals of one level; Ren et al. 2015, 3.3
+    min_size: float = 1e-3  # px, proposals with a shorter side are dropped
+
+    def __post_init__(self) -> None:
+        require(self.conv_depth >= 1, self, "conv_depth", "at least 1")
+        require(self.pre_nms_top_n >= 1, self, "pre_nms_top_n", "at least 1")
+        require(self.post_nms_top_n >= 1, self, "post_nms_top_n", "at least 1")
+        require(0 <= self.nms_iou <= 1, self, "nms_iou", "0 to 1")
+
+
+@dataclass(frozen=True)
+class RPNOutputs:
+    """Raw outputs, one tensor a level, anchors row by row.
+
+    logits: L tensors (N, H_l * W_l * k) objectness. deltas: L tensors (N, H_l * W_l * k, 4).
+    anchors: L tensors (H_l * W_l * k, 4).
+    """
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    anchors: list[Tensor]
+
+
+class RPN(nn.Module):
+    """One small head slid over every level of the pyramid, with the same weights on each."""
+
+    coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+
+    def __init__(self, config: RPNConfig, in_channels: int, strides: Mapping[str, int]) -> None:
+        super().__init__()
+        require(len(config.anchors.sizes) == len(strides), config.anchors, "sizes", f"one tuple for each of {list(strides)}")
+        self.config = config
+        self.strides = dict(strides)
+        self.convs = nn.ModuleList(nn.Conv2d(in_channels, in_channels, 3, padding=1) for _ in range(config.conv_depth))
+        self.objectness = nn.Conv2d(in_channels, config.anchors.per_cell, 1)
+        self.deltas = nn.Conv2d(in_channels, config.anchors.per_cell * 4, 1)
+        for conv in [*self.convs, self.objectness, self.deltas]:
+            init_conv(conv, std=0.01)  # Ren et al. 2015, 3.1.3
+
+    def forward(self, features: Mapping[str, Tensor], padded_size: tuple[int, int]) -> RPNOutputs:
+        """features: {"p2": (N, C, H/4, W/4), ...}. padded_size: (height, width) in px."""
+        logits, deltas = [], []
+        for name in self.strides:
+            hidden = features[name]
+            for conv in self.convs:
+                hidden = F.relu(conv(hidden))
+            logits.append(_by_cell(self.objectness(hidden), 1).squeeze(2).float())
+            deltas.append(_by_cell(self.deltas(hidden), 4).float())
+        grids = [(features[name].shape[2], features[name].shape[3]) for name in self.strides]
+        device = logits[0].device
+        anchors = make_anchors(self.config.anchors, grids, list(self.strides.values()), padded_size, device)
+        return RPNOutputs(logits, deltas, anchors)
+
+
+def propose(outputs: RPNOutputs, image_sizes: Tensor, config: RPNConfig) -> Proposals:
+    """The best boxes of all levels, refined, clipped, without near copies of one another.
+
+    image_sizes: (N, 2) float32, resized frame. Gradients stop here: boxes are given to the heads as they are
+    (Ren et al. 2015, 3.2, approximate joint training). Returns R = config.post_nms_top_n rows an image.
+    """
+    boxes, logits, kept = [], [], []
+    for level_logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
+        top, index = top_k_padded(level_logits.detach(), config.pre_nms_top_n)  # (N, k)
+        rows = index[..., None].expand(-1, -1, 4)
+        refined = RPN.coder.decode(deltas.detach().gather(1, rows), anchors[index])
+        refined = clip(refined, image_sizes[:, :1], image_sizes[:, 1:])
+        valid = is_large_enough(refined, config.min_size) & top.isfinite()
+        kept.append(keep_per_image(refined, top, valid, config.nms_iou))
+        boxes.append(refined)
+        logits.append(top)
+    return _best(torch.cat(boxes, 1), torch.cat(logits, 1), torch.cat(kept, 1), config.post_nms_top_n)
+
+
+def keep_per_image(boxes: Tensor, scores: Tensor, valid: Tensor, iou: float, groups: Tensor | None = None) -> Tensor:
+    """NMS image by image: boxes (N, B, 4), the rest (N, B); returns keep (N, B) bool.
+
+    One call each for images, and for levels, since the work of NMS grows with the square of the boxes that meet.
+    """
+    keep = [
+        nms_keep(boxes[i], scores[i], iou, valid=valid[i], groups=None if groups is None else groups[i])
+        for i in range(boxes.shape[0])
+    ]
+    return torch.stack(keep)
+
+
+def _best(boxes: Tensor, logits: Tensor, keep: Tensor, count: int) -> Proposals:
+    top, index = top_k_padded(logits.masked_fill(~keep, -torch.inf), count)  # (N, R)
+    valid = top.isfinite()
+    chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    return Proposals(boxes=chosen * valid[..., None], logits=top, valid=valid)
+
+
+def _by_cell(x: Tensor, values: int) -> Tensor:
+    """(N, k * values, H, W) -> (N, H * W * k, values)."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)

@@ -1,0 +1,1 @@
+"""Functions on tensors and arrays: no weights, no config, no state."""

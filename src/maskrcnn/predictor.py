@@ -1,0 +1,238 @@
+"""Picture in, detections in the original frame out: for one picture, or for a stream held one batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from glob import has_magic
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from maskrcnn.data.pictures import PictureLike, picture_files, read_picture
+from maskrcnn.errors import InputError
+from maskrcnn.model.mask_rcnn import Limits, MaskRCNN, MaskRCNNConfig
+from maskrcnn.structures import Detections
+from maskrcnn.weights.files import load_model, resolve_weights
+
+InMemory = bytes | Image.Image | np.ndarray | Tensor  # forms of one picture that are no path
+Precision = Literal["float32", "bf16"]
+OnError = Callable[[InputError], None]
+
+
+class PredictOptions(TypedDict, total=False):
+    """What `Predictor.predict` may be asked for besides the pictures; explained there."""
+
+    score_threshold: float | None
+    nms_iou: float | None
+    max_detections: int | None
+    proposals: int | None
+    size: int | Literal["native"] | None
+    class_agnostic_nms: bool | None
+    mask_nms_iou: float | None
+    batch_size: int
+    on_error: OnError | None
+
+
+def load(
+    weights: str | Path,
+    config: MaskRCNNConfig | None = None,
+    precision: Precision = "float32",
+    device: str = "auto",
+) -> Predictor:
+    """A detector that is ready to predict.
+
+    Args:
+        weights: the name of one that ships with the package ("nuclei"), or a `.safetensors` file.
+        config: in place of the file's own, whose tensors have to fit it: other thresholds, other class names.
+        precision: "float32" (exact) or "bf16" (half the memory traffic, scores differ in the third digit).
+        device: "auto" takes CUDA, else MPS, else the CPU; or any name that torch knows.
+    """
+    return Predictor(load_model(resolve_weights(weights), config), device, precision)
+
+
+class Predictor:
+    """A detector with its device and precision.
+
+    Args:
+        model: moved to `device` and set to evaluation.
+        device: "auto" or a torch device. precision: of the network's arithmetic; results are float32 always.
+    """
+
+    def __init__(self, model: MaskRCNN, device: str | torch.device = "auto", precision: Precision = "float32") -> None:
+        if precision not in ("float32", "bf16"):
+            raise InputError("no such precision", field="precision", found=precision, expected="float32 or bf16")
+        self.device = _device(device)
+        self.model = model.to(self.device).eval()
+        self.precision = precision
+
+    def __repr__(self) -> str:
+        return f"Predictor({len(self.class_names)} classes, device={str(self.device)!r}, precision={self.precision!r})"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of labels 1..K."""
+        return self.model.config.class_names
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Ids of labels 1..K as the data set counted them."""
+        return self.model.config.category_ids
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # an array is iterable too, and is one picture all the same
+        self, pictures: InMemory, **options: Unpack[PredictOptions]
+    ) -> Detections: ...
+    @overload
+    def predict(self, pictures: str | Path, **options: Unpack[PredictOptions]) -> Any: ...  # a file or a folder
+    @overload
+    def predict(self, pictures: Iterable[PictureLike], **options: Unpack[PredictOptions]) -> Iterator[Detections]: ...
+
+    def predict(
+        self,
+        pictures: PictureLike | Iterable[PictureLike],
+        *,
+        score_threshold: float | None = None,
+        nms_iou: float | None = None,
+        max_detections: int | None = None,
+        proposals: int | None = None,
+        size: int | Literal["native"] | None = None,
+        class_agnostic_nms: bool | None = None,
+        mask_nms_iou: float | None = None,
+        batch_size: int = 1,
+        on_error: OnError | None = None,
+    ) -> Detections | Iterator[Detections]:
+        """Find every object. Each option left out is the checkpoint's own.
+
+        Args:
+            pictures: one picture (path, bytes of a file, PIL, numpy (H, W, C), tensor (C, H, W)) gives `Detections`;
+                a folder, a glob, or a list or generator of any of these gives an iterator that reads as it goes.
+            score_threshold: lowest score kept, 0..1. nms_iou: boxes of one class that overlap more are one object.
+            max_detections: per picture. proposals: kept by the RPN, before its pre-NMS limit too.
+            size: shorter side in pixels that the network sees, or "native" for no resizing.
+            class_agnostic_nms: boxes of different classes suppress one another as well.
+            mask_nms_iou: masks that overlap more are one object; for touching, slanted objects whose boxes overlap.
+            batch_size: pictures at work at once; memory grows with it.
+            on_error: called with each unreadable picture of a stream, which then goes on; None raises.
+
+        Errors: `InputError` for an option out of range, a file that is no picture, a folder without pictures.
+        """
+        limits = Limits(
+            score_threshold=score_threshold,
+            nms_iou=nms_iou,
+            max_detections=max_detections,
+            proposals=proposals,
+            size=size,
+            class_agnostic_nms=class_agnostic_nms,
+            mask_nms_iou=mask_nms_iou,
+        )
+        limits.applied(self.model.config)  # an impossible value fails here, not at the first picture
+        _require_whole("batch_size", batch_size)
+        if size is not None and size != "native":
+            _require_whole("size", size)
+        if isinstance(pictures, InMemory):
+            return self._detect([_Loaded(pictures)], limits)[0]
+        if isinstance(pictures, str | Path):
+            if not _names_several(pictures):
+                return self._detect([_Loaded(pictures)], limits)[0]
+            pictures = picture_files([pictures])
+        return self._stream(iter(pictures), limits, batch_size, on_error)
+
+    def _stream(
+        self, pictures: Iterator[PictureLike], limits: Limits, batch_size: int, on_error: OnError | None
+    ) -> Iterator[Detections]:
+        # map and filter hold no picture between calls, as a loop variable would
+        single = chain.from_iterable(map(_expanded, pictures))
+        readable = filter(None, map(partial(_read, on_error=on_error), single))
+        while batch := list(islice(readable, batch_size)):
+            found = self._detect(batch, limits)
+            batch.clear()
+            yield from found
+
+    def _detect(self, batch: list[_Loaded], limits: Limits) -> list[Detections]:
+        images = [torch.from_numpy(item.pixels).permute(2, 0, 1) for item in batch]  # (3, H, W) uint8
+        with torch.inference_mode(), self._arithmetic():
+            found = self.model(images, limits)
+        return [
+            replace(_to_cpu(detections), source=item.source, picture=partial(read_picture, item.picture))
+            for detections, item in zip(found, batch, strict=True)
+        ]
+
+    def _arithmetic(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+class _Loaded:
+    """A picture as given and its pixels (H, W, 3) uint8 RGB."""
+
+    def __init__(self, picture: PictureLike) -> None:
+        self.picture = picture
+        self.pixels = np.require(read_picture(picture), requirements="W")  # torch warns of arrays it may not write to
+        self.source = str(picture) if isinstance(picture, str | Path) else ""
+
+
+def _read(picture: PictureLike, on_error: OnError | None) -> _Loaded | None:
+    try:
+        return _Loaded(picture)
+    except InputError as error:
+        if on_error is None:
+            raise
+        on_error(error)
+        return None
+
+
+def _names_several(path: str | Path) -> bool:
+    """True for a folder or a glob. A file that exists is one picture, whatever characters its name contains."""
+    return Path(path).is_dir() or (has_magic(str(path)) and not Path(path).exists())
+
+
+def _expanded(picture: PictureLike) -> Sequence[PictureLike]:
+    if isinstance(picture, str | Path) and _names_several(picture):
+        return picture_files([picture])
+    return [picture]
+
+
+def _require_whole(field: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError("impossible value", field=field, found=repr(value), expected="a whole number, at least 1")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # no such name; no such hardware
+            expected = "auto, cpu, cuda or mps, where the machine has it"
+            raise InputError("no such device", field="device", found=str(device), expected=expected) from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _to_cpu(found: Detections) -> Detections:
+    """Results on the CPU in float32, whatever the network computed with."""
+    masks = found.masks
+    if masks is not None:
+        masks = replace(masks, probabilities=_plain(masks.probabilities), boxes=_plain(masks.boxes))
+    keypoints = None if found.keypoints is None else _plain(found.keypoints)
+    return replace(
+        found,
+        boxes=_plain(found.boxes),
+        scores=_plain(found.scores),
+        labels=found.labels.cpu(),
+        masks=masks,
+        keypoints=keypoints,
+    )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.to("cpu", torch.float32)

@@ -1,0 +1,69 @@
+"""Optimizer, learning-rate schedule, and the averaged copy of the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn.training.recipe import Recipe
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW (Loshchilov and Hutter 2019); norms and biases are not decayed."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    rate = peak_rate(recipe)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=rate, fused=True)
+    return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=True)
+
+
+def peak_rate(recipe: Recipe) -> float:
+    """The learning rate after warm-up, scaled with the batch (Goyal et al. 2017, 2.1)."""
+    return recipe.learning_rate * recipe.batch_size / recipe.reference_batch
+
+
+def rate_factor(progress: float, recipe: Recipe) -> float:
+    """What part of the peak rate holds at `progress`, 0 (start) to 1 (end) of the run."""
+    if progress < recipe.warmup:
+        return 0.02 + 0.98 * progress / recipe.warmup
+    if recipe.schedule == "step":
+        return float(0.1 ** sum(progress >= milestone for milestone in recipe.milestones))
+    rest = (min(progress, 1.0) - recipe.warmup) / (1 - recipe.warmup)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * rest)) / 2
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class Average:
+    """An exponential moving average of weights and norm statistics (Polyak and Juditsky 1992).
+
+    `model` is the averaged copy. The decay warms up, so that the first, useless weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards `model` after optimizer step number `step`, counted from 1."""
+        weight = 1 - min(self.decay, step / (step + 10))
+        for mine, its in zip(_tensors(self.model), _tensors(model), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(its, weight)
+            else:
+                mine.copy_(its)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

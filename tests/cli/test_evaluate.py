@@ -1,0 +1,69 @@
+"""Labelled pictures in; scores and curves out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskrcnn.cli.main import main
+
+
+def evaluate(*args: object) -> int:
+    return main(["evaluate", *map(str, args), "--device", "cpu"])
+
+
+def test_scores_of_a_file(
+    weights: Path, dataset: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert evaluate(dataset, "--weights", weights, "--images", pictures, "--out", out, "--max-detections", 10, 200) == 0
+    scores = json.loads((out / "scores.json").read_text())
+    records = json.loads((out / "detections.json").read_text())
+    assert {record["image_id"] for record in records} <= {1, 2, 3}
+    assert list(out.glob("*.png"))
+    shown = capsys.readouterr().out
+    assert "square" in shown
+    assert "3 pictures" in shown
+    assert scores == json.loads(json.dumps(scores, allow_nan=False))
+
+
+def test_a_detector_of_other_classes(
+    weights: Path, dataset: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(dataset.read_text())
+    for category in document["categories"]:
+        category["name"] += " of another kind"
+    dataset.write_text(json.dumps(document))
+    assert evaluate(dataset, "--weights", weights, "--images", pictures, "--out", tmp_path / "out") == 1
+    assert "not one class of the detector is in the data set" in capsys.readouterr().err
+
+
+def test_data_with_problems_is_refused_or_skipped(
+    weights: Path, dataset: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "1.png").unlink()
+    common = (dataset, "--weights", weights, "--images", pictures, "--out", tmp_path / "out")
+    assert evaluate(*common) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "1.png" in error and error.count("\n") == 1
+    assert evaluate(*common, "--skip-bad") == 0
+    assert "2 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": 3}'])
+def test_data_that_is_no_data_set(
+    content: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(content)
+    assert evaluate(path, "--weights", weights, "--out", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "odd.json" in error and error.count("\n") == 1
+
+
+def test_data_that_is_missing(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(tmp_path / "none", "--weights", weights, "--out", tmp_path / "out") == 1
+    assert "none: no such file" in capsys.readouterr().err
+    assert evaluate("--weights", weights, "--out", tmp_path / "out") == 2

@@ -103,7 +103,10 @@ class GtMasks:
 
     def __getitem__(self, index: Any) -> GtMasks:
         """Objects chosen by a boolean mask, a sequence of positions or a slice."""
-        chosen = np.arange(len(self.shapes))[np.asarray(index) if not isinstance(index, slice) else index]
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index if index.size else index.astype(np.int64)  # an empty list is an array of floats
+        chosen = np.arange(len(self.shapes))[index]
         return replace(self, shapes=tuple(self.shapes[i] for i in np.atleast_1d(chosen)))
 
 

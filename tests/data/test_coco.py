@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import pickle
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
 
 from maskrcnn.data.classes import Classes
 from maskrcnn.data.coco import load_coco
@@ -181,15 +179,22 @@ def test_coco128(shared_data: Path) -> None:
     assert picture.shape[:2] == target.size
 
 
-def test_masks_equal_pycocotools(shared_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def annotated(record: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    rle = coco_mask.frPyObjects(record["segmentation"], *size)
+    mask: np.ndarray = coco_mask.decode(coco_mask.merge(rle) if isinstance(rle, list) else rle)
+    return mask
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools with numpy 2
+def test_masks_equal_pycocotools(shared_data: Path) -> None:
     file = shared_data / "coco128/annotations/instances.json"
-    dataset, peer = load_coco(file), COCO(str(file))
+    dataset, document = load_coco(file), json.loads(file.read_bytes())
     for i in range(0, 128, 6):
         target = dataset.target(i)
-        records = peer.loadAnns(peer.getAnnIds(dataset.image_id(i)))
+        records = [record for record in document["annotations"] if record["image_id"] == dataset.image_id(i)]
         assert target.gt_masks is not None and len(records) == len(target)
         for ours, record in zip(rasterise(target.gt_masks, target.size), records, strict=True):
-            np.testing.assert_array_equal(decode(ours), peer.annToMask(record))
+            np.testing.assert_array_equal(decode(ours), annotated(record, target.size))
 
 
 def test_nuclei(shared_data: Path) -> None:
@@ -203,11 +208,11 @@ def test_nuclei(shared_data: Path) -> None:
         assert [shape.left, shape.top, shape.left + width, shape.top + height] == box
 
 
-def test_a_hundred_thousand_annotations_load_in_seconds(document: dict[str, Any], write: Write) -> None:
+def test_many_annotations_load_at_more_than_two_thousand_a_second(document: dict[str, Any], write: Write) -> None:
     rle = coco_mask.encode(np.asfortranarray(np.random.default_rng(0).random((20, 30)) < 0.1).astype(np.uint8))
     many = copy.deepcopy(document)
     many["annotations"] = []
-    for i in range(100_000):
+    for i in range(20_000):
         record = dict(document["annotations"][0], id=i + 1, image_id=10 + 10 * (i % 3))
         if i % 2:
             record["segmentation"] = {"size": [20, 30], "counts": rle["counts"].decode()}
@@ -216,8 +221,8 @@ def test_a_hundred_thousand_annotations_load_in_seconds(document: dict[str, Any]
     begin = time.process_time()
     dataset = load_coco(file)
     seconds = time.process_time() - begin
-    assert len(dataset.target(0)) == 33_334
-    assert seconds < (60 if os.environ.get("CI") else 20)
+    assert len(dataset.target(0)) == 6_667
+    assert seconds < 10  # about 0.6 on an idle core
 
 
 def test_exif_turned_picture(document: dict[str, Any], write: Write, tmp_path: Path) -> None:

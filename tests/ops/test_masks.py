@@ -136,6 +136,13 @@ def test_binary_is_at_least_one_half() -> None:
     assert torch.equal(crop_masks(masks, boxes, index, 14), (values >= 0.5).float())
 
 
+def test_crop_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, boxes, index = GtMasks(tuple(map(_raster, _bitmaps(9)))), _boxes(40), torch.randint(0, 9, (40,))
+    together = crop_masks(masks, boxes, index, 14, binary=False)
+    monkeypatch.setattr("maskrcnn.ops.masks._CELLS", 2000)
+    assert torch.equal(crop_masks(masks, boxes, index, 14, binary=False), together)
+
+
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("name", ROTATIONS)
 def test_crop_in_a_turned_frame_equals_crop_of_the_turned_picture(name: str, aligned: bool) -> None:

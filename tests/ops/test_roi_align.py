@@ -23,7 +23,7 @@ def boxes_everywhere(count: int, height: float, width: float) -> Tensor:
     odd = [
         [5, 5, 5, 5],
         [9, 9, 3, 3],
-        [-1e4, -1e4, 1e4, 1e4],
+        [-2e3, -2e3, 2e3, 2e3],
         [0, 0, width, height],
         [width, height, width + 50, height + 50],
         [-60, -60, -40, -40],

@@ -61,3 +61,10 @@ def test_pictures_of_different_sizes_do_not_meet() -> None:
     other = runs.merge_runs(np.array([0]), np.array([0]), np.array([1]), 1, (4, 5))
     with pytest.raises(ValueError, match="different sizes"):
         runs.intersections(one, other)
+
+
+def test_in_parts() -> None:
+    assert list(runs.in_parts(np.zeros(0, dtype=int), 5)) == []
+    parts = [part.tolist() for part in runs.in_parts(np.array([2, 2, 2, 50, 1, 1]), 5)]
+    assert sum(parts, []) == [0, 1, 2, 3, 4, 5]
+    assert len(parts) > 2

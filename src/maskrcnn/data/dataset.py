@@ -14,6 +14,7 @@ from maskrcnn.data.classes import Classes
 from maskrcnn.data.pictures import PictureLike, read_picture
 from maskrcnn.errors import InputError
 from maskrcnn.ops.masks import rasterise
+from maskrcnn.ops.rle import area
 from maskrcnn.structures import Target
 
 Sample = tuple[np.ndarray, Target]  # picture (H, W, 3) uint8 RGB, and its ground truth in the same (original) frame
@@ -126,17 +127,17 @@ class AdaptedSequence(Dataset):
     def sample(self, i: int) -> Sample:
         source, target = self._pair(i)
         picture = read_picture(source, name=f"data[{i}]")
-        if picture.shape[:2] != tuple(target.size):
-            raise InputError(
-                "differs from the picture's size",
-                file=f"data[{i}]",
-                field="target.size",
-                found=tuple(target.size),
-                expected=str(picture.shape[:2]),
-            )
+        size, highest = tuple(target.size), int(target.gt_labels.max()) if len(target) else 1
+        if picture.shape[:2] != size:
+            expected = f"{picture.shape[:2]}, the picture's"
+            raise InputError("differs", file=f"data[{i}]", field="target.size", found=size, expected=expected)
+        if highest > len(self.classes) or (len(target) and int(target.gt_labels.min()) < 1):
+            found, expected = target.gt_labels.tolist(), f"1 to {len(self.classes)}"
+            raise InputError("is no class", file=f"data[{i}]", field="target.gt_labels", found=found, expected=expected)
         return picture, replace(target, image_id=self.image_id(i))
 
     def target(self, i: int) -> Target:
+        i = position(i, len(self))
         return replace(self._pair(i)[1], image_id=self.image_id(i))
 
     def _pair(self, i: int) -> tuple[PictureLike, Target]:
@@ -176,7 +177,12 @@ def annotation_records(target: Target, classes: Classes) -> list[dict[str, Any]]
     """COCO's fields of G objects, without the ids of annotation and image."""
     corners = target.gt_boxes.double().tolist()
     rles = None if target.gt_masks is None else rasterise(target.gt_masks, target.size)
-    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in corners] if target.areas is None else target.areas.tolist()
+    if target.areas is not None:
+        areas = target.areas.tolist()
+    elif rles is not None:
+        areas = [float(area(rle)) for rle in rles]
+    else:
+        areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in corners]
     records: list[dict[str, Any]] = []
     for i, (x1, y1, x2, y2) in enumerate(corners):
         record = {

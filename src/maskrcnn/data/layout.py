@@ -21,16 +21,19 @@ _SYNONYMS = {"train": ("train", "training"), "val": ("val", "valid", "validation
 _OTHER_TASKS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")  # beside instances in COCO's folder
 
 
-def split_of(annotation_file: Path) -> str | None:
-    """ "train", "val", "test" or None, from the file's name, else from the folder it lies in."""
-    for name in (annotation_file.stem.lower(), annotation_file.parent.name.lower()):
-        if "train" in name:
-            return "train"
-        if re.search(r"(?<!e)val", name):  # not "eval"
-            return "val"
-        if "test" in name:
-            return "test"
-    return None
+def split_of(annotation_file: Path, root: Path | None = None) -> str | None:
+    """ "train", "val", "test" or None: from the file's name, else from a folder below `root` that is called so."""
+    stem = annotation_file.stem.lower()
+    if "train" in stem:
+        return "train"
+    if re.search(r"(?<!e)val", stem):  # not "eval"
+        return "val"
+    if re.search(r"(?<![a-z])test", stem):  # not "latest"
+        return "test"
+    if annotation_file.parent == root:
+        return None
+    folder = annotation_file.parent.name.lower().rstrip("0123456789")
+    return next((split for split, names in _SYNONYMS.items() if folder in names), None)
 
 
 def annotation_files(folder: Path) -> list[Path]:
@@ -64,8 +67,8 @@ def annotation_file(folder: Path, split: Split | None) -> Path:
     found = annotation_files(folder)
     if split is None and len(found) == 1:
         return found[0]
-    fitting = [path for path in found if split is not None and split_of(path) == split]
-    fitting = fitting or [path for path in found if split_of(path) is None]
+    fitting = [path for path in found if split is not None and split_of(path, folder) == split]
+    fitting = fitting or [path for path in found if split_of(path, folder) is None]
     if len(fitting) == 1:
         return fitting[0]
     names = ", ".join(str(path.relative_to(folder)) for path in fitting or found)
@@ -78,7 +81,7 @@ def annotation_file(folder: Path, split: Split | None) -> Path:
 
 def has_split(folder: Path, split: Split) -> bool:
     """Whether one of the folder's annotation files is named after this split."""
-    return any(split_of(path) == split for path in annotation_files(folder))
+    return any(split_of(path, folder) == split for path in annotation_files(folder))
 
 
 def picture_folders(annotation_file: Path, images: Path | None) -> list[Path]:

@@ -99,6 +99,10 @@ class ResizeShortest:
     sides: tuple[int, ...]
     longest: int = 1333
 
+    def __post_init__(self) -> None:
+        _check_sides(self, "sides", self.sides)
+        _check_sides(self, "longest", (self.longest,))
+
     def __call__(self, picture: np.ndarray, target: Target, rng: np.random.Generator) -> tuple[np.ndarray, Target]:
         height, width = picture.shape[:2]
         scale = int(rng.choice(self.sides)) / min(height, width)
@@ -125,6 +129,9 @@ class RandomCrop:
 
     size: int | Size
 
+    def __post_init__(self) -> None:
+        _check_sides(self, "size", _pair(self.size))
+
     def __call__(self, picture: np.ndarray, target: Target, rng: np.random.Generator) -> tuple[np.ndarray, Target]:
         height, width = (min(a, b) for a, b in zip(_pair(self.size), picture.shape[:2], strict=True))
         top = int(rng.integers(0, picture.shape[0] - height + 1))
@@ -150,6 +157,7 @@ class ScaledCrop:
     min_visible: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_sides(self, "size", _pair(self.size))
         _check_range(self, "scale", self.scale)
         _check_probabilities(self, "towards_object", "min_visible")
 
@@ -354,6 +362,13 @@ def _check_probabilities(transform: object, *names: str) -> None:
             raise InputError(
                 "is not a share", field=f"{type(transform).__name__}.{name}", found=value, expected="0 to 1"
             )
+
+
+def _check_sides(transform: object, name: str, sides: Sequence[int]) -> None:
+    if not sides or min(sides) < 1:
+        raise InputError(
+            "is not a size", field=f"{type(transform).__name__}.{name}", found=sides, expected="1 or more px"
+        )
 
 
 def _check_range(transform: object, name: str, limits: tuple[float, float]) -> None:

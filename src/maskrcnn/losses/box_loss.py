@@ -1,6 +1,6 @@
 """Which RoIs the heads learn from, and the box head's loss (Girshick 2015, 2.3; He et al. 2017, 3.1).
 
-    R_i RoIs of image i    G objects    K classes
+R_i RoIs of image i    G objects    K classes
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The mask head's loss: mean binary cross-entropy of the true class's mask (He et al. 2017, 3).
 
-    R foreground RoIs    M mask side
+R foreground RoIs    M mask side
 """
 
 from __future__ import annotations

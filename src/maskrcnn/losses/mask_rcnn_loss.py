@@ -1,7 +1,7 @@
 """The figure again, for learning: read beside `model/mask_rcnn.py`, the added lines are matching and sampling.
 
-    N images    R_i RoIs sampled of image i    G objects    K classes    M mask side
-    boxes: (x1, y1, x2, y2), float pixels of the resized image
+N images    R_i RoIs sampled of image i    G objects    K classes    M mask side
+boxes: (x1, y1, x2, y2), float pixels of the resized image
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ class MaskRCNNLoss(nn.Module):
         proposals = propose(rpn_outputs, batch.image_sizes, limits)
         rois = [
             sample_rois(boxes[valid], target, generator, config.box, self.sampler)
-            for boxes, valid, target, generator in zip(proposals.boxes, proposals.valid, targets, generators, strict=True)
+            for boxes, valid, target, generator in zip(
+                proposals.boxes, proposals.valid, targets, generators, strict=True
+            )
         ]
         losses |= self._box_loss(features, rois, targets)
         if model.mask_head is not None:
@@ -97,9 +99,12 @@ class MaskRCNNLoss(nn.Module):
         assert model.mask_head is not None and model.mask_pooler is not None
         learning = [_mask_rois(r, target) for r, target in zip(rois, targets, strict=True)]
         if not any(len(r.labels) for r in learning):
-            # no object in the whole batch: one RoI of no weight keeps every parameter in the graph, which
-            # data-parallel training needs
-            learning[0] = SampledRoIs(*(values[:1] for values in (rois[0].boxes, rois[0].labels, rois[0].matched_gt_index)))
+            # no mask to learn in the whole batch: one RoI, called background so that it weighs nothing, keeps every
+            # parameter in the graph, which data-parallel training needs
+            stand_in = rois[0]
+            learning[0] = SampledRoIs(
+                stand_in.boxes[:1], torch.zeros_like(stand_in.labels[:1]), stand_in.matched_gt_index[:1]
+            )
         boxes, labels = torch.cat([r.boxes for r in learning]), torch.cat([r.labels for r in learning])
         logits = model.mask_head(model.mask_pooler(features, boxes, _image_index(learning)), labels)
         side = model.mask_head.config.side

@@ -1,6 +1,6 @@
 """Which object does a box stand for? (Ren et al. 2015, 3.1.2)
 
-    B boxes (anchors or proposals)    G ground-truth objects
+B boxes (anchors or proposals)    G ground-truth objects
 """
 
 from __future__ import annotations

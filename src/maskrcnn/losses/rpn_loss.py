@@ -69,7 +69,9 @@ def rpn_loss(
         chosen = torch.cat([foreground, background])
         is_object = torch.zeros_like(logits[i, chosen])
         is_object[: len(foreground)] = 1
-        objectness_loss = objectness_loss + F.binary_cross_entropy_with_logits(logits[i, chosen], is_object, reduction="sum")
+        objectness_loss = objectness_loss + F.binary_cross_entropy_with_logits(
+            logits[i, chosen], is_object, reduction="sum"
+        )
         if len(foreground):
             wanted = RPN.coder.encode(anchors[foreground], gt_boxes[matches.matched_gt_index[foreground]])
             box_loss = box_loss + F.smooth_l1_loss(deltas[i, foreground], wanted, beta=config.beta, reduction="sum")

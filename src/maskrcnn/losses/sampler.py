@@ -1,4 +1,4 @@
-"""Which boxes does a step learn from? A fixed number, so that background does not drown objects (Ren et al. 2015, 3.1.3)."""
+"""Which boxes does a step learn from? A fixed number, so that background drowns no object (Ren et al. 2015, 3.1.3)."""
 
 from __future__ import annotations
 

@@ -48,11 +48,14 @@ def make_anchors(
 ) -> list[Tensor]:
     """All anchors of each level, row by row, in the padded frame.
 
-    grids: (height, width) of each level in cells. strides: pixels per cell. Returns L tensors (H_l * W_l * k, 4) float32.
+    grids: (height, width) of each level in cells. strides: pixels per cell.
+    Returns L tensors (H_l * W_l * k, 4) float32.
     """
     levels = []
     for sizes, (rows, columns), stride in zip(config.sizes, grids, strides, strict=True):
-        step_y, step_x = (stride, stride) if config.strides == "level" else (padded_size[0] // rows, padded_size[1] // columns)
+        step_y, step_x = stride, stride
+        if config.strides == "grid":
+            step_y, step_x = padded_size[0] // rows, padded_size[1] // columns
         boxes = cell_anchors(sizes, config.ratios).to(device)
         boxes = boxes.round() if config.rounding else boxes
         y = (torch.arange(rows, device=device, dtype=torch.float32) + config.centre) * step_y

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import timm
-from timm.utils.model import freeze_batch_norm_2d
+from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from maskrcnn.errors import InputError
@@ -27,10 +27,14 @@ class BackboneConfig:
     name: str = "resnet50"  # any name of timm.list_models() with feature maps at strides 4 to 32
     options: Mapping[str, Any] = field(default_factory=dict)  # passed on to timm.create_model
     norm: Literal["frozen", "batch", "group"] = "frozen"  # frozen: statistics of pretraining, never updated
+    norm_eps: float | None = None  # added to batch norm's variances; None: the network's own, 1e-5 in most
     frozen_stages: int = 2  # 0: all learn; 1: the stem is fixed; 2: and c2; ... Lin et al. 2017 fix stem and c2
 
     def __post_init__(self) -> None:
+        require(self.norm_eps is None or self.norm_eps >= 0, self, "norm_eps", "0 or more, or none")
         require(0 <= self.frozen_stages <= 5, self, "frozen_stages", "0 to 5 (0: all learn, 5: none)")
+        # JSON gives tuples back as lists: tuples here, so that a config read from a file equals the one written
+        object.__setattr__(self, "options", {name: _as_tuple(value) for name, value in self.options.items()})
 
 
 class Backbone(nn.Module):
@@ -43,13 +47,16 @@ class Backbone(nn.Module):
         strides = list(self.body.feature_info.reduction())
         missing = [stride for stride in STRIDES.values() if stride not in strides]
         if missing:
-            raise InputError("no such feature maps", field="backbone.name", found=config.name, expected=f"strides {missing}")
+            expected = f"strides {missing}"
+            raise InputError("no such feature maps", field="backbone.name", found=config.name, expected=expected)
         # where a network has several maps of one stride, the last one has seen most layers
         self._index = {name: len(strides) - 1 - strides[::-1].index(stride) for name, stride in STRIDES.items()}
         channels = self.body.feature_info.channels()
         self.channels = {name: int(channels[i]) for name, i in self._index.items()}
+        if config.norm_eps is not None:
+            _set_eps_(self.body, config.norm_eps)
         if config.norm == "frozen":
-            freeze_batch_norm_2d(self.body)
+            freeze_batch_norm_2d(self.body)  # type: ignore[no-untyped-call]
         elif config.norm == "group":
             _group_norm_(self.body)
 
@@ -84,15 +91,24 @@ def _is_inside(name: str, ends: list[str]) -> bool:
     return any(name == end or name.startswith(end + ".") for end in spellings)
 
 
+def _as_tuple(value: Any) -> Any:
+    return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
+
+
 def _create(config: BackboneConfig, pretrained: bool) -> Any:
     try:
         return timm.create_model(config.name, pretrained=pretrained, features_only=True, **config.options)
     except (RuntimeError, TypeError, AttributeError) as error:  # unknown name; unknown option; no feature maps
         if pretrained and "Unknown model" not in str(error):
             raise
-        raise InputError(
-            f"timm cannot make it ({error})", field="backbone.name", found=config.name, expected="a name of timm.list_models()"
-        ) from error
+        problem, expected = f"timm cannot make it ({error})", "a name of timm.list_models()"
+        raise InputError(problem, field="backbone.name", found=config.name, expected=expected) from error
+
+
+def _set_eps_(module: nn.Module, eps: float) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.eps = eps
 
 
 def _group_norm_(module: nn.Module) -> None:

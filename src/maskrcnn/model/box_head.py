@@ -1,7 +1,7 @@
 """Box head: what is in this RoI, and where exactly? (Girshick 2015, 2; He et al. 2017, Fig. 4 right)
 
-    N images    R RoIs (of one image, or of all in a flat batch)    S pooled side    K classes    D detections
-    boxes: (x1, y1, x2, y2), float pixels of the resized image; labels 1..K, 0 is background
+N images    R RoIs (of one image, or of all in a flat batch)    S pooled side    K classes    D detections
+boxes: (x1, y1, x2, y2), float pixels of the resized image; labels 1..K, 0 is background
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.model.config import require
-from maskrcnn.model.layers import ConvNorm, Norm, init_conv, init_linear
+from maskrcnn.model.layers import Norm, conv_stack, init_linear
 from maskrcnn.model.rpn import keep_per_image
 from maskrcnn.ops.box_coder import BoxCoder
 from maskrcnn.ops.boxes import clip, is_large_enough
@@ -32,7 +32,7 @@ class BoxHeadConfig:
     num_fcs: int = 2
     fc_channels: int = 1024
     class_agnostic: bool = False  # one box for all classes rather than one each
-    delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # scales of dx dy dw dh, from Girshick 2015
+    delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # of dx dy dw dh; Girshick 2015 code
 
     def __post_init__(self) -> None:
         require(self.side >= 1, self, "side", "at least 1")
@@ -76,21 +76,14 @@ class BoxHead(nn.Module):
         super().__init__()
         self.config = config
         self.coder = BoxCoder(config.delta_weights)
-        widths = [in_channels] + [config.conv_channels] * config.num_convs
-        self.convs = nn.ModuleList(
-            ConvNorm(a, b, 3, norm=config.norm, relu=True) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        widths = [widths[-1] * config.side**2] + [config.fc_channels] * config.num_fcs
-        self.fcs = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = conv_stack(in_channels, config.conv_channels, config.num_convs, config.norm)
+        width = (config.conv_channels if config.num_convs else in_channels) * config.side**2
+        fcs = [nn.Linear(config.fc_channels if i else width, config.fc_channels) for i in range(config.num_fcs)]
+        self.fcs = nn.ModuleList(fcs)
         self.classes = nn.Linear(config.fc_channels, num_classes + 1)
         self.deltas = nn.Linear(config.fc_channels, 4 * (1 if config.class_agnostic else num_classes))
-        self._init()
-
-    def _init(self) -> None:
-        for block in self.convs:
-            init_conv(block.conv)  # type: ignore[arg-type, union-attr]
-        for linear in self.fcs:
-            init_linear(linear)  # type: ignore[arg-type]
+        for linear in fcs:
+            init_linear(linear)
         init_linear(self.classes, std=0.01)  # Girshick 2015, 4.1
         init_linear(self.deltas, std=0.001)
 

@@ -37,9 +37,8 @@ def from_dict(cls: type[T], data: Mapping[str, Any], field: str = "") -> T:
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(data) - known)
     if unknown:
-        raise InputError(
-            "unknown field", field=f"{field or cls.__name__}", found=", ".join(unknown), expected=", ".join(sorted(known))
-        )
+        expected = ", ".join(sorted(known))
+        raise InputError("unknown field", field=field or cls.__name__, found=", ".join(unknown), expected=expected)
     hints = get_type_hints(cls)
     values = {name: _typed(hints[name], value, f"{field or cls.__name__}.{name}") for name, value in data.items()}
     try:
@@ -104,5 +103,3 @@ def _checked(condition: bool, value: Any, field: str, expected: str) -> Any:
     if not condition:
         raise InputError("wrong type", field=field, found=repr(value), expected=expected)
     return value
-
-

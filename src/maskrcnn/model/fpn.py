@@ -35,10 +35,9 @@ class FPN(nn.Module):
     def __init__(self, config: FPNConfig, in_channels: Mapping[str, int]) -> None:
         super().__init__()
         self.config = config
-        self.lateral = nn.ModuleDict(
-            {f"p{name[1]}": ConvNorm(channels, config.channels, 1, norm=config.norm) for name, channels in in_channels.items()}
-        )
-        self.output = nn.ModuleDict({name: ConvNorm(config.channels, config.channels, 3, norm=config.norm) for name in self.lateral})
+        width, norm = config.channels, config.norm
+        self.lateral = nn.ModuleDict({f"p{c[1]}": ConvNorm(n, width, 1, norm=norm) for c, n in in_channels.items()})
+        self.output = nn.ModuleDict({p: ConvNorm(width, width, 3, norm=norm) for p in self.lateral})
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)

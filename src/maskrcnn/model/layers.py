@@ -13,7 +13,9 @@ Norm = Literal["batch", "group"] | None
 class ConvNorm(nn.Module):
     """Convolution, then norm where asked for (its bias is then the norm's), then ReLU where asked for."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, norm: Norm = None, relu: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, norm: Norm = None, relu: bool = False
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=norm is None)
         self.norm = make_norm(norm, out_channels)
@@ -22,6 +24,14 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.relu(self.norm(self.conv(x)))
         return y
+
+
+def conv_stack(in_channels: int, channels: int, count: int, norm: Norm) -> nn.ModuleList:
+    """`count` 3x3 convolutions with ReLU, each `channels` wide: the body of a head."""
+    blocks = [ConvNorm(channels if i else in_channels, channels, 3, norm=norm, relu=True) for i in range(count)]
+    for block in blocks:
+        init_conv(block.conv)
+    return nn.ModuleList(blocks)
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:

@@ -1,6 +1,6 @@
 """Mask head: which pixels of this box are the object? (He et al. 2017, 3 and Fig. 4 right)
 
-    R RoIs    S pooled side    M mask side    K classes
+R RoIs    S pooled side    M mask side    K classes
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn.model.config import require
-from maskrcnn.model.layers import ConvNorm, Norm, init_conv
+from maskrcnn.model.layers import Norm, conv_stack, init_conv
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +46,10 @@ class MaskHead(nn.Module):
     def __init__(self, config: MaskHeadConfig, in_channels: int, num_classes: int) -> None:
         super().__init__()
         self.config = config
-        widths = [in_channels] + [config.channels] * config.num_convs
-        self.convs = nn.ModuleList(
-            ConvNorm(a, b, 3, norm=config.norm, relu=True) for a, b in zip(widths, widths[1:], strict=False)
-        )
-        self.deconv = nn.ConvTranspose2d(widths[-1], config.channels, 2 + config.side % 2, stride=2)
+        self.convs = conv_stack(in_channels, config.channels, config.num_convs, config.norm)
+        width = config.channels if config.num_convs else in_channels
+        self.deconv = nn.ConvTranspose2d(width, config.channels, 2 + config.side % 2, stride=2)
         self.masks = nn.Conv2d(config.channels, 1 if config.class_agnostic else num_classes, 1)
-        for block in self.convs:
-            init_conv(block.conv)  # type: ignore[arg-type, union-attr]
         init_conv(self.deconv)
         init_conv(self.masks, std=0.001)
 
@@ -61,10 +57,10 @@ class MaskHead(nn.Module):
         hidden = self._hidden(pooled).flatten(2)  # (R, C, M * M)
         row = torch.zeros_like(labels) if self.config.class_agnostic else (labels - 1).clamp(min=0)
         weight = self.masks.weight.flatten(1)[row].to(hidden.dtype)  # (R, C)
-        logits = torch.bmm(weight[:, None], hidden).squeeze(1).float()
-        if self.masks.bias is not None:
-            logits = logits + self.masks.bias[row][:, None].float()
-        return logits.unflatten(1, (self.config.side, self.config.side))
+        assert self.masks.bias is not None
+        logits = torch.bmm(weight[:, None], hidden).squeeze(1).float() + self.masks.bias[row][:, None].float()
+        side = self.config.side
+        return logits.reshape(-1, side, side)
 
     def all_classes(self, pooled: Tensor) -> Tensor:
         """(R, K, M, M) logits of every class, or (R, 1, M, M) where class-agnostic."""
@@ -75,4 +71,7 @@ class MaskHead(nn.Module):
         hidden = pooled
         for conv in self.convs:
             hidden = conv(hidden)
-        return F.relu(self.deconv(hidden))  # (R, C, M, M)
+        assert self.deconv.bias is not None
+        # the bias apart: oneDNN's gradient for a deconvolution's bias is its slow reference loop
+        hidden = F.conv_transpose2d(hidden, self.deconv.weight, None, stride=2)
+        return F.relu(hidden + self.deconv.bias.to(hidden.dtype)[:, None, None])  # (R, C, M, M)

@@ -1,13 +1,14 @@
 """The figure of the paper: picture -> backbone -> FPN -> RPN -> RoIAlign -> heads (He et al. 2017, Fig. 1 and 4).
 
-    N images    H, W padded size    R proposals    D detections    K classes    M mask side
-    boxes: (x1, y1, x2, y2), float pixels of the resized image until `original_frame`; sizes: (height, width)
+N images    H, W padded size    R proposals    D detections    K classes    M mask side
+boxes: (x1, y1, x2, y2), float pixels of the resized image until `original_frame`; sizes: (height, width)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
@@ -21,7 +22,7 @@ from maskrcnn.model.mask_head import MaskHead, MaskHeadConfig
 from maskrcnn.model.preprocess import Preprocess, PreprocessConfig
 from maskrcnn.model.roi_pooler import RoIPooler, RoIPoolerConfig
 from maskrcnn.model.rpn import RPN, RPNConfig, propose
-from maskrcnn.ops.boxes import scale
+from maskrcnn.ops.boxes import clip, scale
 from maskrcnn.ops.masks import mask_iou
 from maskrcnn.ops.nms import mask_nms_keep
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals
@@ -64,6 +65,18 @@ class Limits:
     class_agnostic_nms: bool | None = None
     mask_nms_iou: float | None = None  # 0 to 1, between masks
     size: int | Literal["native"] | None = None  # shorter side in px
+
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "nms_iou", "mask_nms_iou"):
+            value = getattr(self, name)
+            in_range = isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+            require(value is None or in_range, self, name, "a number from 0 to 1")
+        for name in ("max_detections", "proposals"):
+            require(getattr(self, name) is None or _is_count(getattr(self, name)), self, name, "a whole number above 0")
+        agnostic = self.class_agnostic_nms
+        require(agnostic is None or isinstance(agnostic, bool), self, "class_agnostic_nms", "true or false")
+        fits = self.size is None or self.size == "native" or _is_count(self.size)
+        require(fits, self, "size", "a whole number of px above 0, or native")
 
     def applied(self, config: MaskRCNNConfig) -> MaskRCNNConfig:
         """`config` with these values in their places."""
@@ -124,13 +137,16 @@ class MaskRCNN(nn.Module):
         outputs = self.box_head(self.box_pooler(features, rows.of(proposals.boxes), rows.image_index))
         return BoxOutputs(rows.back(outputs.class_logits), rows.back(outputs.deltas))
 
-    def read_masks(self, features: Mapping[str, Tensor], found: DetectionBatch, drop_empty: bool = False) -> Tensor | None:
+    def read_masks(
+        self, features: Mapping[str, Tensor], found: DetectionBatch, drop_empty: bool = False
+    ) -> Tensor | None:
         """(N, D, M, M) mask logits of the detections, each of its own class; None without a mask head."""
         if self.mask_head is None or self.mask_pooler is None:
             return None
         rows = _Rows(found.valid, drop_empty)
         pooled = self.mask_pooler(features, rows.of(found.boxes), rows.image_index)
-        return rows.back(self.mask_head(pooled, rows.of(found.labels))).unflatten(0, found.valid.shape)
+        logits = rows.back(self.mask_head(pooled, rows.of(found.labels)))  # (N * D, M, M)
+        return logits.reshape(*found.valid.shape, *logits.shape[1:])
 
 
 class _Rows:
@@ -164,7 +180,8 @@ def original_frame(found: DetectionBatch, batch: ImageBatch, config: MaskRCNNCon
     for i, size in enumerate(batch.original_sizes):
         keep = found.valid[i]
         factor = torch.tensor(size, dtype=torch.float32, device=keep.device) / batch.image_sizes[i]
-        boxes = scale(found.boxes[i][keep], factor[0], factor[1])
+        # scaling may round a corner on the border to just outside
+        boxes = clip(scale(found.boxes[i][keep], factor[0], factor[1]), *size)
         labels = found.labels[i][keep]
         masks = None
         if found.mask_logits is not None:
@@ -192,6 +209,10 @@ def suppress_by_mask(found: Detections, config: DetectionConfig) -> Detections:
     if not config.class_agnostic_nms:
         iou = iou * (found.labels[:, None] == found.labels)
     return found.chosen(mask_nms_keep(iou, found.scores, config.mask_nms_iou))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _padded_size(pixels: Tensor) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Picture to network input: stretch contrast, normalise, resize, pad (He et al. 2017, 3.1: shorter side 800 px).
 
-    N images    H, W padded size    sizes: (height, width)
-    original frame: the picture as given; resized: after the resize; padded: zeros added right and below.
+N images    H, W padded size    sizes: (height, width)
+original frame: the picture as given; resized: after the resize; padded: zeros added right and below.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Preprocess(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)
-        values = image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image
-        return (values - self.mean) / self.std
+        values = image.to(torch.float32)
+        return ((values / 255 if image.dtype == torch.uint8 else values) - self.mean) / self.std
 
     def resize(self, image: Tensor, size: int | Literal["native"] | None) -> Tensor:
         target = self.resized_size(_size(image), size)
@@ -92,8 +92,7 @@ class Preprocess(nn.Module):
     def resized_size(self, original: Size, size: int | Literal["native"] | None = None) -> Size:
         """(height, width) of the resized frame for a picture of `original` size."""
         factor = self._factor(original, size)
-        if self.config.rounding == "floor":  # torchvision multiplies by a factor that it rounded to float32
-            factor = torch.tensor(factor, dtype=torch.float32).item()
+        if self.config.rounding == "floor":
             return max(1, math.floor(original[0] * factor)), max(1, math.floor(original[1] * factor))
         return max(1, math.floor(original[0] * factor + 0.5)), max(1, math.floor(original[1] * factor + 0.5))
 

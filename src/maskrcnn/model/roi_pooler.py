@@ -1,4 +1,4 @@
-"""RoIAlign over the pyramid: each box is pooled from the level that suits its size (He et al. 2017, 3; Lin et al. 2017, 4.2)."""
+"""RoIAlign over the pyramid: a box is pooled from the level of its size (He et al. 2017, 3; Lin et al. 2017, 4.2)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Region proposal network: where could an object be? (Ren et al. 2015, 3; Lin et al. 2017, 4.1)
 
-    N images    L levels    H_l, W_l cells of a level    k anchors per cell    A = sum over levels of H_l * W_l * k
-    R proposals per image
-    anchors, proposals: (x1, y1, x2, y2), float pixels of the resized image; image_sizes: (height, width)
+N images    L levels    H_l, W_l cells of a level    k anchors per cell    A = sum over levels of H_l * W_l * k
+R proposals per image
+anchors, proposals: (x1, y1, x2, y2), float pixels of the resized image; image_sizes: (height, width)
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class RPN(nn.Module):
 
     def __init__(self, config: RPNConfig, in_channels: int, strides: Mapping[str, int]) -> None:
         super().__init__()
-        require(len(config.anchors.sizes) == len(strides), config.anchors, "sizes", f"one tuple for each of {list(strides)}")
+        fits = len(config.anchors.sizes) == len(strides)
+        require(fits, config.anchors, "sizes", f"one tuple for each of {list(strides)}")
         self.config = config
         self.strides = dict(strides)
         self.convs = nn.ModuleList(nn.Conv2d(in_channels, in_channels, 3, padding=1) for _ in range(config.conv_depth))

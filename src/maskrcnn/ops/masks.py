@@ -20,13 +20,13 @@ from torch import Tensor
 from maskrcnn.errors import InputError
 from maskrcnn.ops.polygons import ring_runs, rle_from_polygons
 from maskrcnn.ops.rle import RLE, encode_window, iou_of_runs, rles_of_runs
-from maskrcnn.ops.runs import Runs, boxes_of_runs, merge_runs, ragged_ranges, window_of_runs
+from maskrcnn.ops.runs import Runs, boxes_of_runs, in_parts, merge_runs, ragged_ranges, window_of_runs
 
 if TYPE_CHECKING:
     from maskrcnn.structures import GtMasks, PolygonShape, RasterShape, Shape
 
 _SMALLEST_SIDE = 0.1  # px; a box of no width has no M x M frame that a polygon could be drawn in
-_CELLS = 1 << 19  # cells of interpolated masks held at a time when pasting: 4 MB
+_CELLS = 1 << 19  # cells of weights or of interpolated masks held at a time: 4 MB
 _NEARLY = 1e-6  # px; a pixel that is covered by less than this is not
 
 
@@ -87,19 +87,18 @@ def _draw_in_boxes(shapes: list[PolygonShape], to_frame: np.ndarray, boxes: np.n
 def _align_in_boxes(shapes: list[RasterShape], to_frame: np.ndarray, boxes: np.ndarray, side: int) -> np.ndarray:
     """(R, M, M) float32: RoIAlign of each box's bitmap. It is separable: rows @ bitmap @ columns^T."""
     linear, offset = to_frame[:, :2], to_frame[:, 2]
-    is_turned = linear[0, 0] == 0  # rows of the present frame are columns of the source
+    is_turned = _is_turned(to_frame)
     windows = np.array([(s.left, s.top, *s.bitmap.shape[::-1], *s.size[::-1]) for s in shapes])  # x before y
-    weights = []
-    for axis in (0, 1):
-        source = 1 - axis if is_turned else axis
-        ends = (boxes[:, [axis, axis + 2]] - offset[axis]) / linear[axis, source]
-        weights.append(_axis_weights(ends, windows[:, source::2], side))
-    across, down = weights
     values = np.empty((len(shapes), side, side), dtype=np.float32)
-    bitmaps = {id(s): s.bitmap.astype(np.float32) for s in shapes}
-    for r, (shape, columns, rows) in enumerate(zip(shapes, across, down, strict=True)):
-        bitmap = bitmaps[id(shape)]
-        values[r] = rows @ (bitmap.T if is_turned else bitmap) @ columns.T
+    for part in in_parts(side * windows[:, 2:4].sum(axis=1), _CELLS):
+        weights = []
+        for axis in (0, 1):
+            source = 1 - axis if is_turned else axis
+            ends = (boxes[part][:, [axis, axis + 2]] - offset[axis]) / linear[axis, source]
+            weights.append(_axis_weights(ends, windows[part, source::2], side))
+        for r, columns, rows in zip(part.tolist(), *weights, strict=True):
+            bitmap = shapes[r].bitmap.astype(np.float32)
+            values[r] = rows @ (bitmap.T if is_turned else bitmap) @ columns.T
     return values
 
 
@@ -245,7 +244,7 @@ def _nearest(shape: RasterShape, to_frame: np.ndarray, size: tuple[int, int]) ->
     x, y = source[0] - shape.left, source[1] - shape.top
     within = ((y >= 0) & (y < rows))[:, None] & ((x >= 0) & (x < columns))
     part = shape.bitmap[y.clip(0, rows - 1)][:, x.clip(0, columns - 1)] * within
-    return encode_window(part.T if to_frame[0, 0] == 0 else part, x1, y1, size)
+    return encode_window(part.T if _is_turned(to_frame) else part, x1, y1, size)
 
 
 def _rings_of(shapes: list[PolygonShape], to_frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -262,6 +261,11 @@ def _is_polygon(shape: Shape) -> TypeGuard[PolygonShape]:
 
 def _is_raster(shape: Shape) -> TypeGuard[RasterShape]:
     return hasattr(shape, "bitmap")
+
+
+def _is_turned(to_frame: np.ndarray) -> bool:
+    """Whether rows of the present frame are columns of the source."""
+    return bool(abs(to_frame[0, 0]) < abs(to_frame[0, 1]))
 
 
 def _inverse(affine: np.ndarray) -> np.ndarray:
@@ -314,9 +318,8 @@ def _paste(probabilities: Tensor, boxes: Tensor, size: tuple[int, int], threshol
     grids = probabilities.detach().cpu().float().numpy()
     corners = boxes.detach().cpu().double().numpy()
     cells = (np.clip(corners[:, 2] - corners[:, 0], 0, size[1]) + 3) * (grids.shape[-1] + 2)
-    chunk = np.cumsum(cells) // _CELLS
     found = [np.zeros((3, 0), dtype=np.int64)]
-    for part in np.split(np.arange(len(corners)), np.flatnonzero(np.diff(chunk)) + 1):
+    for part in in_parts(cells, _CELLS):
         owner, starts, ends = _column_runs(grids[part], corners[part], size, threshold)
         found.append(np.stack([part[owner], starts, ends]))
     owner, starts, ends = np.concatenate(found, axis=1)

@@ -178,11 +178,13 @@ def _compress(counts: np.ndarray, splits: np.ndarray) -> list[str]:
     values[late] -= counts[late - 2]
     magnitude = values ^ (values >> 63)  # bits of the number without its sign
     groups = int(magnitude.max(initial=0)).bit_length() // 5 + 1
-    shift = 5 * np.arange(groups)
-    more = (magnitude[:, None] >> (shift + 4)) != 0  # (n, groups)
-    written = np.hstack([np.ones((len(counts), 1), dtype=bool), more[:, :-1]])
-    characters = ((values[:, None] >> shift) & 31) + _MORE * more + _BASE
-    text = characters[written].astype(np.uint8).tobytes().decode("ascii")
+    characters = np.empty((len(counts), groups), dtype=np.uint8)
+    written = np.ones((len(counts), groups + 1), dtype=bool)
+    for group in range(groups):
+        more = written[:, group + 1] = (magnitude >> (5 * group + 4)) != 0
+        characters[:, group] = ((values >> (5 * group)) & 31) + _MORE * more + _BASE
+    written = written[:, :-1]
+    text = characters[written].tobytes().decode("ascii")
     ends = np.concatenate([[0], np.cumsum(written.sum(axis=1))])[splits].tolist()
     return [text[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True)]
 

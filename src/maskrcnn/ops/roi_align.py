@@ -41,7 +41,7 @@ def roi_align(
         features: (N, C, H, W). boxes: (R, 4) px. image_index: (R,) int64 in 0..N-1.
         size: S, or (rows, columns). scale: map cells per pixel, 1 / stride.
         sampling_ratio: points per bin and side; 0 takes about one per map cell, box by box.
-        kernel: see `roi_align_levels`.
+        aligned: the frame, see above. kernel: see `roi_align_levels`.
     """
     grid = _Grid((size, size) if isinstance(size, int) else size, sampling_ratio, aligned)
     return _pool([features], [scale], boxes, image_index, torch.zeros_like(image_index), grid, kernel)
@@ -65,6 +65,7 @@ def roi_align_levels(
         features: L maps (N, C, H_l, W_l). strides: L, px per cell.
         boxes: (R, 4) px. image_index: (R,) in 0..N-1. level_index: (R,) in 0..L-1, the position in `features`.
         sampling_ratio: points per bin and side; 0 takes about one per map cell, box by box.
+        aligned: the frame, see above.
         kernel: "bag", "torchvision" (its compiled op), or None: the bag on a CPU, else torchvision's.
 
     A recorded graph (`torch.compile`, `torch.export`) of the bag has fixed shapes where `sampling_ratio` is not 0.

@@ -8,6 +8,7 @@ All of this works on the runs alone: a mask costs memory by its outline, never b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,12 @@ def ragged_ranges(first: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """(sum of lengths,) int64: first[0], first[0] + 1, ... (lengths[0] of them), then first[1], first[1] + 1, ..."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(first - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def in_parts(costs: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """0..n-1 cut into stretches whose costs (n,) add up to about `most`, never less than one at a time."""
+    chunk = np.cumsum(costs) // most
+    yield from (part for part in np.split(np.arange(len(costs)), np.flatnonzero(np.diff(chunk)) + 1) if len(part))
 
 
 def merge_runs(owner: np.ndarray, starts: np.ndarray, ends: np.ndarray, count: int, size: tuple[int, int]) -> Runs:
@@ -130,10 +137,8 @@ def intersections(a: Runs, b: Runs) -> np.ndarray:
         more = runs_of_a[first] - runs_of_a[second]
         once = (more > 0) | ((more == 0) & (first >= second))
         first, second = first[once], second[once]
-    chunk = np.cumsum(runs_of_b[second]) // _LOOKUPS
-    for part in np.split(np.arange(len(first)), np.flatnonzero(np.diff(chunk)) + 1):
-        if len(part):
-            common[first[part], second[part]] = _common_pixels(a, b, first[part], second[part])
+    for part in in_parts(runs_of_b[second], _LOOKUPS):
+        common[first[part], second[part]] = _common_pixels(a, b, first[part], second[part])
     return np.maximum(common, common.T) if a is b else common
 
 

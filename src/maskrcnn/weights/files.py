@@ -117,16 +117,21 @@ def load_model(path: str | Path, config: MaskRCNNConfig | None = None) -> MaskRC
     """The detector that a checkpoint file holds, on the CPU, float32, ready to detect.
 
     Args:
+        path: a file that `save_checkpoint` wrote, or a detector of torchvision (`weights/torchvision.py`).
         config: in place of the file's own; every tensor has to fit it all the same.
 
     Errors: those of `read_checkpoint`, and `InputErrors` that name tensors which are missing, surplus or misshaped.
     """
+    if _is_foreign(Path(path)):
+        from maskrcnn.weights.torchvision import load_torchvision  # it needs this file too
+
+        return load_torchvision(path, config)
     own_config, state, _ = read_checkpoint(path)
     try:
         model = MaskRCNN(config or own_config)
     except InputError as error:
         raise InputError(str(error), file=path) from error
-    _require_fit(state, model.state_dict(), path)
+    require_fit(state, model.state_dict(), path)
     model.load_state_dict(state)
     return model.eval()
 
@@ -151,6 +156,19 @@ def bundled(name: str) -> Path:
 def bundled_names() -> list[str]:
     """Names of the detectors that ship with the package."""
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether the file is one of torch.save, or a safetensors file with the names of torchvision."""
+    from maskrcnn.weights.torchvision import SUFFIXES, looks_like
+
+    if path.suffix != ".safetensors" or not path.is_file():
+        return path.suffix in SUFFIXES
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            return METADATA_KEY not in (stream.metadata() or {}) and looks_like(stream.keys())
+    except safetensors.SafetensorError:
+        return False  # `read_checkpoint` says what is wrong with it
 
 
 def _stored(tensor: Tensor, dtype: HalfPrecision | None) -> Tensor:
@@ -188,7 +206,7 @@ def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError("not a safetensors file", file=path, found=str(error), expected="one that maskrcnn wrote")
 
 
-def _require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: str | Path) -> None:
+def require_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: str | Path) -> None:
     """Raise unless `state` has exactly the tensors of `wanted`, so that no model is ever half loaded."""
     problems = []
     for name in sorted(wanted.keys() - state.keys()):

@@ -1,0 +1,295 @@
+"""Detectors of torchvision: `maskrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn`, their `_v2`, and the same on other ResNets.
+
+Names and shapes of the tensors tell what the network is made of. What they do not tell is taken from torchvision's
+builders: sizes and ratios of anchors, resize, thresholds. A detector trained with others wants a config of its own.
+
+Labels 1..K are torchvision's. Its background has rows in the last layers of boxes and masks that nothing reads: they
+are left out. Row 0 of the class scores is background on both sides.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from maskrcnn.data.classes import Classes
+from maskrcnn.errors import InputError
+from maskrcnn.model.anchors import AnchorConfig
+from maskrcnn.model.backbone import BackboneConfig
+from maskrcnn.model.box_head import BoxHeadConfig, DetectionConfig
+from maskrcnn.model.fpn import FPNConfig
+from maskrcnn.model.layers import Norm
+from maskrcnn.model.mask_head import MaskHeadConfig
+from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from maskrcnn.model.preprocess import PreprocessConfig
+from maskrcnn.model.roi_pooler import RoIPoolerConfig
+from maskrcnn.model.rpn import RPNConfig
+from maskrcnn.weights.files import require_fit
+
+SUFFIXES = (".pth", ".pt")  # of files that torch.save wrote
+
+State = Mapping[str, Tensor]
+
+_MARKS = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight")
+_WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training scripts keep the tensors
+_BACKBONES = {  # blocks of the four stages, and whether a block has three convolutions
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+}
+_COCO_CLASSES = 90
+
+# Theirs, ours. {level} counts from 2 where theirs counts from 0. The optional parts are missing in files of before 2022,
+# those of the published first versions among them.
+_PLACES = (
+    (r"(?P<all>backbone\.body\..+)", "{all}"),
+    (r"backbone\.fpn\.inner_blocks\.(?P<n>\d)(\.0)?\.(?P<kind>weight|bias)", "fpn.lateral.p{level}.conv.{kind}"),
+    (r"backbone\.fpn\.inner_blocks\.(?P<n>\d)\.1\.(?P<kind>\w+)", "fpn.lateral.p{level}.norm.{kind}"),
+    (r"backbone\.fpn\.layer_blocks\.(?P<n>\d)(\.0)?\.(?P<kind>weight|bias)", "fpn.output.p{level}.conv.{kind}"),
+    (r"backbone\.fpn\.layer_blocks\.(?P<n>\d)\.1\.(?P<kind>\w+)", "fpn.output.p{level}.norm.{kind}"),
+    (r"rpn\.head\.conv\.(?P<kind>weight|bias)", "rpn.convs.0.{kind}"),
+    (r"rpn\.head\.conv\.(?P<n>\d+)\.0\.(?P<kind>\w+)", "rpn.convs.{n}.{kind}"),
+    (r"rpn\.head\.cls_logits\.(?P<kind>\w+)", "rpn.objectness.{kind}"),
+    (r"rpn\.head\.bbox_pred\.(?P<kind>\w+)", "rpn.deltas.{kind}"),
+    (r"roi_heads\.box_head\.(?P<n>\d+)\.0\.(?P<kind>\w+)", "box_head.convs.{n}.conv.{kind}"),
+    (r"roi_heads\.box_head\.(?P<n>\d+)\.1\.(?P<kind>\w+)", "box_head.convs.{n}.norm.{kind}"),
+    (r"roi_heads\.box_head\.(fc)?(?P<fc>\d+)\.(?P<kind>\w+)", "box_head.fcs.{position}.{kind}"),
+    (r"roi_heads\.box_predictor\.cls_score\.(?P<kind>\w+)", "box_head.classes.{kind}"),
+    (r"roi_heads\.box_predictor\.bbox_pred\.(?P<kind>\w+)", "box_head.deltas.{kind}"),
+    (r"roi_heads\.mask_head\.mask_fcn(?P<n>\d+)\.(?P<kind>\w+)", "mask_head.convs.{before}.conv.{kind}"),
+    (r"roi_heads\.mask_head\.(?P<n>\d+)\.0\.(?P<kind>\w+)", "mask_head.convs.{n}.conv.{kind}"),
+    (r"roi_heads\.mask_head\.(?P<n>\d+)\.1\.(?P<kind>\w+)", "mask_head.convs.{n}.norm.{kind}"),
+    (r"roi_heads\.mask_predictor\.conv5_mask\.(?P<kind>\w+)", "mask_head.deconv.{kind}"),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(?P<kind>\w+)", "mask_head.masks.{kind}"),
+)
+_BACKGROUND_ROWS = {"box_head.deltas": 4, "mask_head.masks": 1}  # at the front, in theirs only
+
+
+def looks_like(names: Iterable[str]) -> bool:
+    """Whether these names of tensors are those of a two-stage detector of torchvision on a ResNet."""
+    return set(_MARKS) <= set(names)
+
+
+def load_torchvision(
+    weights: str | Path | Mapping[str, Any],
+    config: MaskRCNNConfig | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+) -> MaskRCNN:
+    """A detector of torchvision as ours, on the CPU, float32, ready to detect.
+
+    Args:
+        weights: a `.pth`, `.pt` or `.safetensors` file, or what `state_dict()` gave.
+        config: in place of the one that `convert` reads off the tensors. The others are as there.
+
+    Errors: `InputError` for a file that is not one, and `InputErrors` that name tensors which do not fit.
+    """
+    file = weights if isinstance(weights, str | Path) else "torchvision state"
+    state = read_state(weights) if isinstance(weights, str | Path) else _unwrapped(weights, file)
+    if config is None:
+        try:
+            config, ours = convert(state, class_names=class_names, category_ids=category_ids, norm_eps=norm_eps)
+        except InputError as error:
+            raise InputError(str(error), file=file) from error
+    else:
+        ours = rename(state)
+    model = MaskRCNN(config)
+    require_fit(ours, model.state_dict(), file)
+    model.load_state_dict(ours)
+    return model.eval()
+
+
+def convert(
+    state: State,
+    *,
+    class_names: Sequence[str] | None = None,
+    category_ids: Sequence[int] | None = None,
+    norm_eps: float | None = None,
+) -> tuple[MaskRCNNConfig, dict[str, Tensor]]:
+    """The config that torchvision's tensors imply, with its conventions, and the tensors under our names.
+
+    Args:
+        state: what `state_dict()` of the detector gave.
+        class_names: K names of labels 1..K. None: COCO's for K = 90, else numbers.
+        category_ids: K ids. None: 1..K.
+        norm_eps: what the backbone's batch norm adds to variances. A file does not say it. None: 1e-5 where the norm
+            learns, and 0 where it is frozen, since the published COCO weights of the first versions, and what was
+            fine-tuned from them, run with 0. A frozen one that began from ImageNet weights alone wants 1e-5.
+
+    Errors: `InputError` that names the first tensors which are no such detector's.
+    """
+    ours = rename(state)
+    num_classes = _rows(ours, "box_head.classes.weight") - 1
+    names = tuple(class_names) if class_names is not None else _default_names(num_classes)
+    ids = tuple(category_ids) if category_ids is not None else tuple(range(1, num_classes + 1))
+    if len(names) != num_classes:
+        found, expected = f"{len(names)} names", f"{num_classes}, as the weights have"
+        raise InputError("does not fit the weights", field="class_names", found=found, expected=expected)
+    return _config(ours, names, ids, norm_eps), ours
+
+
+def rename(state: State) -> dict[str, Tensor]:
+    """Torchvision's tensors, weights or their gradients, under our names, without the rows of background.
+
+    Errors: `InputError` that names the first tensors which have no place.
+    """
+    if not looks_like(state):
+        raise _unknown("no detector of torchvision", list(state))
+    fcs = {match["fc"] for name in state if (match := re.fullmatch(r"roi_heads\.box_head\.(?:fc)?(?P<fc>\d+)\.weight", name))}
+    positions = {number: i for i, number in enumerate(sorted(fcs, key=int))}
+    placed = {name: _our_name(name, positions) for name in state}
+    if strange := [name for name, ours in placed.items() if ours is None]:
+        raise _unknown("holds tensors that Mask R-CNN has not", strange)
+    renamed = {}
+    for name, ours in placed.items():
+        assert ours is not None
+        skipped = _BACKGROUND_ROWS.get(ours.rpartition(".")[0], 0)
+        renamed[ours] = state[name][skipped:] if skipped else state[name]
+    return renamed
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a `.pth`, `.pt` or `.safetensors` file, on the CPU. Nothing but tensors and plain values is unpickled.
+
+    Errors: `InputError` for a file that is missing, damaged or holds anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError("no such checkpoint", file=path, expected=f"a file of {', '.join(SUFFIXES)} or .safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except safetensors.SafetensorError as error:
+        raise InputError("not a safetensors file", file=path, found=str(error)) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        expected = "tensors that torch.save wrote, and nothing that would run code"
+        raise InputError("not a readable checkpoint", file=path, found=reason, expected=expected) from error
+    return _unwrapped(content, path)
+
+
+def _unwrapped(content: Any, file: str | Path) -> dict[str, Tensor]:
+    """The tensors of what a training script saved: bare, or under a key; with or without `module.` before each name."""
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
+        raise InputError("holds no state_dict", file=file, found=found, expected="tensors by name")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _unknown(problem: str, names: Sequence[str]) -> InputError:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    expected = "maskrcnn_ or fasterrcnn_resnet..._fpn, first version or _v2"
+    return InputError(problem, field="tensors", found=", ".join(names[:4]) + more, expected=expected)
+
+
+def _our_name(name: str, positions: Mapping[str, int]) -> str | None:
+    for pattern, ours in _PLACES:
+        if match := re.fullmatch(pattern, name):
+            parts: dict[str, Any] = match.groupdict()
+            number = int(parts.get("n") or 0)
+            position = positions.get(parts.get("fc") or "")
+            return ours.format(level=number + 2, before=number - 1, position=position, **parts)
+    return None
+
+
+# --- what the tensors tell of the config ------------------------------------------------------------------------------
+
+
+def _config(state: State, names: tuple[str, ...], ids: tuple[int, ...], norm_eps: float | None) -> MaskRCNNConfig:
+    channels = _rows(state, "fpn.output.p2.conv.weight")
+    anchors = AnchorConfig(rounding=True, strides="grid")
+    if _rows(state, "rpn.objectness.weight") != anchors.per_cell:
+        found = f"{_rows(state, 'rpn.objectness.weight')} anchors per cell"
+        raise InputError("not the usual anchors", field="rpn", found=found, expected=f"{anchors.per_cell}, or a config")
+    return MaskRCNNConfig(
+        class_names=names,
+        category_ids=ids,
+        preprocess=PreprocessConfig(shortest=800, longest=1333, antialias=False, rounding="floor"),
+        backbone=_backbone(state, norm_eps),
+        fpn=FPNConfig(channels=channels, norm=_norm(state, "fpn.output.p2")),
+        rpn=RPNConfig(anchors=anchors, conv_depth=_count(state, r"rpn\.convs\.(\d+)\.weight")),
+        roi_pooler=RoIPoolerConfig(sampling_ratio=2, aligned=False),
+        box_head=_box_head(state, channels),
+        mask_head=_mask_head(state),
+        detection=DetectionConfig(score_threshold=0.05, nms_iou=0.5, max_detections=100, min_size=1e-2),
+    )
+
+
+def _backbone(state: State, norm_eps: float | None) -> BackboneConfig:
+    blocks = tuple(_count(state, rf"backbone\.body\.layer{stage}\.(\d+)\.conv1\.weight") for stage in (1, 2, 3, 4))
+    name = _BACKBONES.get((blocks, "backbone.body.layer1.0.conv3.weight" in state))
+    if name is None:
+        expected = ", ".join(_BACKBONES.values())
+        raise InputError("unknown network", field="backbone.body", found=f"stages of {blocks} blocks", expected=expected)
+    learns = "backbone.body.bn1.num_batches_tracked" in state  # torchvision's frozen batch norm does not count batches
+    eps = norm_eps if norm_eps is not None else 1e-5 if learns else 0.0
+    return BackboneConfig(name=name, norm="batch" if learns else "frozen", norm_eps=eps)
+
+
+def _box_head(state: State, channels: int) -> BoxHeadConfig:
+    num_convs = _count(state, r"box_head\.convs\.(\d+)\.conv\.weight")
+    conv_channels = _rows(state, "box_head.convs.0.conv.weight") if num_convs else 256
+    fc_channels, inputs = _shape(state, "box_head.fcs.0.weight")
+    return BoxHeadConfig(
+        side=math.isqrt(inputs // (conv_channels if num_convs else channels)),
+        num_convs=num_convs,
+        conv_channels=conv_channels,
+        norm=_norm(state, "box_head.convs.0"),
+        num_fcs=_count(state, r"box_head\.fcs\.(\d+)\.weight"),
+        fc_channels=fc_channels,
+    )
+
+
+def _mask_head(state: State) -> MaskHeadConfig | None:
+    if not any(name.startswith("mask_head.") for name in state):
+        return None
+    num_convs = _count(state, r"mask_head\.convs\.(\d+)\.conv\.weight")
+    norm = _norm(state, "mask_head.convs.0")
+    return MaskHeadConfig(side=28, num_convs=num_convs, channels=_rows(state, "mask_head.masks.weight", 1), norm=norm)
+
+
+def _norm(state: State, block: str) -> Norm:
+    if f"{block}.norm.weight" not in state:
+        return None
+    return "batch" if f"{block}.norm.running_mean" in state else "group"
+
+
+def _count(state: State, pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in state)
+
+
+def _shape(state: State, name: str) -> tuple[int, ...]:
+    if name not in state:
+        raise InputError("is missing", field=name, expected="a tensor")
+    return tuple(state[name].shape)
+
+
+def _rows(state: State, name: str, dimension: int = 0) -> int:
+    return _shape(state, name)[dimension]
+
+
+def _default_names(num_classes: int) -> tuple[str, ...]:
+    if num_classes != _COCO_CLASSES:
+        return Classes.numbered(num_classes).names
+    from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
+
+    names: list[str] = MaskRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:]
+    # COCO's ids have holes; a name of its own for each keeps classes apart that are looked up by name
+    return tuple(f"unused {label}" if name == "N/A" else name for label, name in enumerate(names, start=1))

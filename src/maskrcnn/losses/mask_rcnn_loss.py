@@ -137,3 +137,11 @@ def _matched_boxes(rois: SampledRoIs, target: Target) -> Tensor:
     """(R_i, 4): the object's box of each foreground RoI, the RoI itself where there is none."""
     gt_boxes = target.gt_boxes[~target.is_crowd]
     return gt_boxes[rois.matched_gt_index] if len(gt_boxes) else rois.boxes
+
+
+def torchvision_loss() -> LossConfig:
+    """The losses of torchvision's reference detectors: mask targets are soft, and half a pixel off as its RoIs are.
+
+    Polygons are drawn all the same; for torchvision's targets give the bitmaps that it would be given.
+    """
+    return LossConfig(mask=MaskLossConfig(binary_target=False, aligned_target=False))

@@ -53,6 +53,7 @@ class Backbone(nn.Module):
         self._index = {name: len(strides) - 1 - strides[::-1].index(stride) for name, stride in STRIDES.items()}
         channels = self.body.feature_info.channels()
         self.channels = {name: int(channels[i]) for name, i in self._index.items()}
+        self._channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"  # as of Swin and its kin
         if config.norm_eps is not None:
             _set_eps_(self.body, config.norm_eps)
         if config.norm == "frozen":
@@ -62,6 +63,8 @@ class Backbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         maps = self.body(pixels)
+        if self._channels_last:
+            maps = [x.permute(0, 3, 1, 2) for x in maps]
         return {name: maps[i] for name, i in self._index.items()}
 
     def freeze(self, stages: int | None = None) -> list[str]:
@@ -70,19 +73,24 @@ class Backbone(nn.Module):
         stages: 1 fixes the stem, 2 the stem and what leads to c2, up to 5, all; None: as configured.
         """
         stages = self.config.frozen_stages if stages is None else stages
-        ends = [
-            str(info["module"])
-            for info in self.body.feature_info.get_dicts()
-            if math.log2(info["reduction"]) - 1 < stages
-        ]
-        modules = list(self.body.named_modules())
-        last = max((i for i, (name, _) in enumerate(modules) if _is_inside(name, ends)), default=-1)
         fixed = []
-        for module_name, module in modules[: last + 1]:
+        for module_name, module in self._first(stages):
             for name, parameter in module.named_parameters(module_name, recurse=False):
                 parameter.requires_grad_(False)
                 fixed.append(name)
         return fixed
+
+    def _first(self, stages: int) -> list[tuple[str, nn.Module]]:
+        """The modules that the first `stages` stages consist of, with their names."""
+        if stages == 0:
+            return []
+        modules = list(self.body.named_modules())
+        infos = self.body.feature_info.get_dicts()
+        ends = [str(info["module"]) for info in infos if info["reduction"] <= 2**stages]
+        if not ends:  # a stem of stride 4 has no map of its own: it is what comes before c2
+            c2 = [str(infos[0]["module"])]
+            return modules[: next(i for i, (name, _) in enumerate(modules) if _is_inside(name, c2))]
+        return modules[: max((i for i, (name, _) in enumerate(modules) if _is_inside(name, ends)), default=-1) + 1]
 
 
 def _is_inside(name: str, ends: list[str]) -> bool:

@@ -122,7 +122,7 @@ def select_detections(
     top, index = top_k_padded(scores.masked_fill(~keep, -torch.inf), config.max_detections)  # (N, D)
     found = top.isfinite()
     return DetectionBatch(
-        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)) * found[..., None],
+        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)).masked_fill(~found[..., None], 0),
         scores=top.masked_fill(~found, 0),
         labels=labels.gather(1, index) * found,
         valid=found,

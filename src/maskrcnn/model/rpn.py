@@ -121,7 +121,7 @@ def _best(boxes: Tensor, logits: Tensor, keep: Tensor, count: int) -> Proposals:
     top, index = top_k_padded(logits.masked_fill(~keep, -torch.inf), count)  # (N, R)
     valid = top.isfinite()
     chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    return Proposals(boxes=chosen * valid[..., None], logits=top, valid=valid)
+    return Proposals(boxes=chosen.masked_fill(~valid[..., None], 0), logits=top, valid=valid)
 
 
 def _by_cell(x: Tensor, values: int) -> Tensor:

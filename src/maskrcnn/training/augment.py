@@ -31,7 +31,8 @@ def training_transform(config: Augmentation, preprocess: PreprocessConfig) -> Co
     if preprocess.stretch is not None:
         steps.append(ContrastStretch(preprocess.stretch))
     if config.crop is not None:
-        steps.append(ScaledCrop(config.crop, config.scale))
+        usual = preprocess.scale or 1.0  # how large the network will see the picture when detecting
+        steps.append(ScaledCrop(config.crop, (usual * config.scale[0], usual * config.scale[1])))
     else:
         steps.append(ResizeShortest(config.shortest, config.longest))
     if config.flip or config.flip_vertical:
@@ -58,9 +59,9 @@ def picture_weights(dataset: Dataset, colour_weight: float) -> list[float] | Non
     """How often each picture is drawn: those with colour `colour_weight` times as often; None if all alike."""
     if colour_weight == 1:
         return None
-    return [colour_weight if _has_colour(dataset[i][0]) else 1.0 for i in range(len(dataset))]
+    return [colour_weight if has_colour(dataset[i][0]) else 1.0 for i in range(len(dataset))]
 
 
-def _has_colour(picture: np.ndarray) -> bool:
+def has_colour(picture: np.ndarray) -> bool:
     small = picture[::4, ::4].astype(np.int16)
     return bool(np.ptp(small, axis=2).mean() > 2)  # JPEG leaves a level or two in grey pictures

@@ -10,12 +10,16 @@ from torch import nn
 
 from maskrcnn.model.mask_rcnn import MaskRCNN
 
+_LISTED = 12  # names in a line of the log
 
-def adapt_classes(model: MaskRCNN, class_names: Sequence[str], category_ids: Sequence[int]) -> tuple[MaskRCNN, list[str]]:
-    """`model` with heads for `class_names`, and a line for the log on each thing kept or made anew.
+
+def adapt_classes(
+    model: MaskRCNN, class_names: Sequence[str], category_ids: Sequence[int]
+) -> tuple[MaskRCNN, list[str]]:
+    """`model` with heads for `class_names`, and lines for the log on what was kept and what made anew.
 
     Rows of the last layers that belong to a class name known before are copied, background included; rows of other
-    classes start from random values. Nothing is done where names and their order are the same.
+    classes start from random values. Nothing is made anew where names and their order are the same.
     """
     old = model.config.class_names
     config = replace(model.config, class_names=tuple(class_names), category_ids=tuple(category_ids))
@@ -23,24 +27,33 @@ def adapt_classes(model: MaskRCNN, class_names: Sequence[str], category_ids: Seq
         model.config = config
         return model, [f"all {len(old)} classes are the checkpoint's own: heads kept"]
     adapted = MaskRCNN(config)
-    state = model.state_dict()
-    wanted = adapted.state_dict()
-    adapted.load_state_dict({name: state[name] if state[name].shape == wanted[name].shape else wanted[name] for name in wanted})
-    kept = [(class_names.index(name), old.index(name)) for name in class_names if name in old]
-    _copy_rows(adapted.box_head.classes, model.box_head.classes, [(0, 0)] + [(a + 1, b + 1) for a, b in kept], rows_each=1)
-    if not config.box_head.class_agnostic:
+    own, its = adapted.state_dict(), model.state_dict()
+    adapted.load_state_dict({name: its[name] if its[name].shape == own[name].shape else own[name] for name in own})
+    kept = [(row, old.index(name)) for row, name in enumerate(class_names) if name in old]
+    layers = _replace_rows(adapted, model, kept)
+    return adapted, _report(old, class_names, layers)
+
+
+def _replace_rows(adapted: MaskRCNN, model: MaskRCNN, kept: Sequence[tuple[int, int]]) -> list[str]:
+    """Fill the layers that have rows for each class; returns their names."""
+    layers = ["box_head.classes"]
+    with_background = [(0, 0), *((row + 1, source + 1) for row, source in kept)]
+    _copy_rows(adapted.box_head.classes, model.box_head.classes, with_background, rows_each=1)
+    if not model.config.box_head.class_agnostic:
+        layers.append("box_head.deltas")
         _copy_rows(adapted.box_head.deltas, model.box_head.deltas, kept, rows_each=4)
-    if adapted.mask_head is not None and model.mask_head is not None and not adapted.mask_head.config.class_agnostic:
+    if adapted.mask_head is not None and model.mask_head is not None and not model.mask_head.config.class_agnostic:
+        layers.append("mask_head.masks")
         _copy_rows(adapted.mask_head.masks, model.mask_head.masks, kept, rows_each=1)
-    return adapted, _report(old, class_names)
+    return layers
 
 
 @torch.no_grad()
 def _copy_rows(
     new: nn.Linear | nn.Conv2d, old: nn.Linear | nn.Conv2d, rows: Sequence[tuple[int, int]], *, rows_each: int
 ) -> None:
-    """Give `new` fresh rows and copy those named as pairs (row of new, row of old), each `rows_each` wide."""
-    nn.init.normal_(new.weight, std=float(old.weight.std()) if old.weight.numel() > 1 else 0.01)
+    """Fresh rows for `new`, then copies of old ones: pairs (place in new, in old), each of `rows_each` rows."""
+    nn.init.normal_(new.weight, std=float(old.weight.std()))
     assert new.bias is not None and old.bias is not None
     nn.init.zeros_(new.bias)
     for row, source in rows:
@@ -50,12 +63,17 @@ def _copy_rows(
         new.bias[mine] = old.bias[its]
 
 
-def _report(old: Sequence[str], new: Sequence[str]) -> list[str]:
+def _report(old: Sequence[str], new: Sequence[str], layers: Sequence[str]) -> list[str]:
     kept = [name for name in new if name in old]
     made = [name for name in new if name not in old]
-    lines = [f"heads made anew for {len(new)} classes (the checkpoint has {len(old)})"]
+    lines = [f"made anew for {len(new)} classes (the checkpoint has {len(old)}): {', '.join(layers)}"]
     if kept:
-        lines.append(f"rows kept for {len(kept)}: {', '.join(kept)}")
+        lines.append(f"rows kept of {len(kept)} classes: {_listed(kept)}")
     if made:
-        lines.append(f"rows made anew for {len(made)}: {', '.join(made)}")
+        lines.append(f"rows made anew for {len(made)} classes: {_listed(made)}")
     return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")

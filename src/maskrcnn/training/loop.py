@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +12,7 @@ from types import FrameType
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskrcnn.errors import InputError
 from maskrcnn.losses.mask_rcnn_loss import MaskRCNNLoss
@@ -20,40 +21,28 @@ from maskrcnn.training.checkpoint import TrainingState
 from maskrcnn.training.distributed import World, any_rank, from_main
 from maskrcnn.training.optim import peak_rate, rate_factor, set_rate
 from maskrcnn.training.recipe import Recipe
+from maskrcnn.training.schedule import Length, crossings, in_parts, validation_interval
 
 Batch = Sequence[tuple[Tensor, Target]]  # pictures (3, H, W) uint8 with their objects
 
-
-@dataclass(frozen=True)
-class Length:
-    """How long a run is: so many steps, or so many seconds of wall time."""
-
-    steps: int | None
-    seconds: float | None
-    steps_per_epoch: int
-
-    def part_done(self, step: int, seconds: float) -> float:
-        """0 at the start, 1 at the end."""
-        return seconds / self.seconds if self.seconds is not None else step / (self.steps or 1)
+_SECOND_PRESS = 1.0  # seconds after the first; torchrun hands a Ctrl-C on to processes that have just had it themselves
 
 
-def length_of(recipe: Recipe, pictures: int) -> Length:
-    steps_per_epoch = max(1, math.ceil(pictures / recipe.batch_size))
-    if recipe.minutes is not None:
-        return Length(None, recipe.minutes * 60, steps_per_epoch)
-    return Length(recipe.steps or math.ceil(recipe.epochs * steps_per_epoch), None, steps_per_epoch)
+def _nothing(state: TrainingState) -> None: ...
 
 
 @dataclass(frozen=True)
 class Observers:
-    """What the loop tells the outside, and asks it. Only the main process logs and validates.
+    """What the loop tells the outside, and asks it, in every process.
 
-    log(step, values): a line. validate(state) -> whether to stop early. save(state): the resumable state.
+    log(step, values): a line, every `Recipe.log_every` steps. stepped(state): after each step. validate(state) ->
+    whether to stop early; only the main process's answer counts. save(state): the resumable state.
     """
 
     log: Callable[[int, dict[str, float]], None]
     validate: Callable[[TrainingState], bool]
     save: Callable[[TrainingState], None]
+    stepped: Callable[[TrainingState], None] = _nothing
 
 
 def learn(
@@ -62,42 +51,54 @@ def learn(
     """Train `state` in place until the run's end. Returns False if it was asked to stop before (Ctrl-C, SIGTERM).
 
     batches: this process's parts of an endless stream that begins at `state.progress.step`.
-    Errors: `InputError` on a loss that is not finite; nothing is saved after it.
+    Errors: `InputError` on a loss or gradient that is not finite; nothing is saved after it.
     """
     progress, started = state.progress, time.monotonic() - state.progress.seconds
     loss_model = wrapped(MaskRCNNLoss(state.model, recipe.loss), world)
-    due = _Validations(recipe, length, progress.validations)
-    with stop_on_signal() as stop_asked:
+    recipe, interval = in_parts(recipe, length), validation_interval(recipe, length)
+    saved_at = progress.seconds
+    with stop_on_signal(speaks=world.is_main) as stop_asked:
         for batch in batches:
-            part_done = length.part_done(progress.step, progress.seconds)
-            if part_done >= 1:
+            before = length.place(progress.step, progress.seconds)
+            if before >= length.total:
                 break
-            set_rate(state.optimizer, peak_rate(recipe) * rate_factor(part_done, recipe))
+            set_rate(state.optimizer, peak_rate(recipe) * rate_factor(before / length.total, recipe))
             values = step_once(loss_model, state, batch, recipe, world)
             progress.step += 1
             progress.seconds = from_main(time.monotonic() - started, world)
             if progress.step % recipe.log_every == 0 or progress.step == 1:
                 numbers = {name: float(value) for name, value in values.items()}
                 observers.log(progress.step, numbers | {"seconds": progress.seconds})
-            if due.now(progress.step, length.part_done(progress.step, progress.seconds)):
+            observers.stepped(state)
+            after = length.place(progress.step, progress.seconds)
+            if after >= length.total or crossings(interval, before, after):
                 progress.validations += 1
-                finished = world.is_main and observers.validate(state)
-                progress.seconds = from_main(time.monotonic() - started, world)
+                finished = observers.validate(state) and world.is_main
+                progress.seconds = saved_at = from_main(time.monotonic() - started, world)
                 observers.save(state)
                 if any_rank(finished, world):
                     break
             if any_rank(bool(stop_asked), world):
                 observers.save(state)
                 return False
+            if progress.seconds - saved_at > 60 * recipe.save_minutes:
+                saved_at = progress.seconds
+                observers.save(state)
     return True
 
 
 def step_once(
     loss_model: nn.Module, state: TrainingState, batch: Batch, recipe: Recipe, world: World
 ) -> dict[str, Tensor]:
-    """One optimizer step on `batch`. Returns the losses, gradient norm and rate, not yet read back from the device."""
+    """One optimizer step on `batch`. Returns the losses, gradient norm and rate, not yet read back from the device.
+
+    With `Recipe.accumulate` the batch is computed in parts and their losses averaged. Each part divides its sums by
+    its own counts of anchors, RoIs and masks, so gradients equal the whole batch's only where those counts do: nearly,
+    since the samplers fill up to fixed numbers, but for the masks, of which a part has as many as it has foreground.
+    """
     model = state.model
-    model.train()
+    learning_mode(model)
+    torch.manual_seed(hash((recipe.seed, state.progress.step, world.rank)))  # for backbones with dropout: resumable
     sums: dict[str, Tensor] = {}
     parts = _parts(batch, recipe.accumulate)
     for i, part in enumerate(parts):
@@ -111,8 +112,8 @@ def step_once(
             (losses["total"] / len(parts)).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / len(parts)
-    _require_finite(sums, state.progress.step)
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    _require_finite(sums | {"gradient_norm": norm}, state.progress.step + 1)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     if state.average is not None:
@@ -125,6 +126,14 @@ def wrapped(loss_model: MaskRCNNLoss, world: World) -> nn.Module:
     if world.size == 1:
         return loss_model
     return nn.parallel.DistributedDataParallel(loss_model)
+
+
+def learning_mode(model: nn.Module) -> None:
+    """Training mode, but for batch norms whose weights are frozen: their statistics stay what they are, too."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
+            module.eval()
 
 
 def target_on(target: Target, device: torch.device) -> Target:
@@ -140,14 +149,16 @@ def target_on(target: Target, device: torch.device) -> Target:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM fill the list instead of ending the process; a second Ctrl-C does end it."""
-    asked: list[int] = []
+def stop_on_signal(*, speaks: bool = True) -> Iterator[list[float]]:
+    """Ctrl-C and SIGTERM fill the list with their times instead of ending the process; a second Ctrl-C does end it."""
+    asked: list[float] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
+        if number == signal.SIGINT and asked and time.monotonic() - asked[0] > _SECOND_PRESS:
             raise KeyboardInterrupt
-        asked.append(number)
+        if speaks and not asked:  # straight to the file: the interrupted code may be holding stderr's own lock
+            os.write(2, b"\nstopping: this step is finished and saved first; Ctrl-C again stops at once\n")
+        asked.append(time.monotonic())
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -161,33 +172,15 @@ def stop_on_signal() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class _Validations:
-    """When the next validation is due, and that one is due at the very end."""
-
-    def __init__(self, recipe: Recipe, length: Length, done: int) -> None:
-        if recipe.evaluate_every == 0:
-            self.interval = 1.0
-        elif length.steps is None:
-            self.interval = min(1.0, max(0.1, 180 / (length.seconds or 1)))  # ten, but not within three minutes
-        else:
-            self.interval = min(1.0, recipe.evaluate_every * length.steps_per_epoch / length.steps)
-        self.done = done
-
-    def now(self, step: int, part_done: float) -> bool:
-        if part_done < 1 and part_done < (self.done + 1) * self.interval:
-            return False
-        self.done = max(self.done + 1, int(part_done / self.interval))
-        return True
-
-
 def _parts(batch: Batch, count: int) -> list[Batch]:
-    size = math.ceil(len(batch) / count)
+    """`count` parts of one size; the recipe and `start` see to it that they come out even."""
+    size = -(-len(batch) // count)
     return [batch[i : i + size] for i in range(0, len(batch), size)]
 
 
-def _require_finite(losses: dict[str, Tensor], step: int) -> None:
-    if not torch.isfinite(losses["total"]):
-        parts = ", ".join(f"{name} {float(value):.4g}" for name, value in losses.items())
-        raise InputError(
-            f"the loss is not finite at step {step + 1}", field="training", found=parts, expected="a lower --learning-rate"
-        )
+def _require_finite(values: dict[str, Tensor], step: int) -> None:
+    """The gradient is looked at as well: with several processes it is what one rank's loss does to all of them."""
+    if not torch.isfinite(values["total"] + values["gradient_norm"]):
+        found = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+        expected = "a lower learning rate, a longer warm-up, or precision float32"
+        raise InputError(f"the loss or its gradient is not finite at step {step}", found=found, expected=expected)

@@ -1,4 +1,4 @@
-"""Optimizer, learning-rate schedule, and the averaged copy of the weights."""
+"""Optimizer, its learning rate, and the averaged copy of the weights."""
 
 from __future__ import annotations
 
@@ -24,18 +24,46 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=True)
 
 
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What an optimizer has gathered so far, as "<number of the parameter>.<name>"."""
+    gathered = optimizer.state_dict()["state"]
+    return {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, values in gathered.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave, for the same parameters.
+
+    Each tensor gets the memory layout of its parameter: the fused kernels walk both in the order of memory, and
+    would pair the moments of a file with the wrong weights of a channels-last model.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gathered: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        parameter = parameters[int(number)]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        gathered.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": gathered})
+
+
 def peak_rate(recipe: Recipe) -> float:
     """The learning rate after warm-up, scaled with the batch (Goyal et al. 2017, 2.1)."""
     return recipe.learning_rate * recipe.batch_size / recipe.reference_batch
 
 
-def rate_factor(progress: float, recipe: Recipe) -> float:
-    """What part of the peak rate holds at `progress`, 0 (start) to 1 (end) of the run."""
-    if progress < recipe.warmup:
-        return 0.02 + 0.98 * progress / recipe.warmup
+def rate_factor(part_done: float, recipe: Recipe) -> float:
+    """What part of the peak rate holds at `part_done`, 0 (start) to 1 (end): a straight rise, then the schedule."""
+    if part_done < recipe.warmup:
+        return 0.02 + 0.98 * part_done / recipe.warmup
     if recipe.schedule == "step":
-        return float(0.1 ** sum(progress >= milestone for milestone in recipe.milestones))
-    rest = (min(progress, 1.0) - recipe.warmup) / (1 - recipe.warmup)
+        return float(0.1 ** sum(part_done >= milestone for milestone in recipe.milestones))
+    rest = (min(part_done, 1.0) - recipe.warmup) / (1 - recipe.warmup)
     return 0.01 + 0.99 * (1 + math.cos(math.pi * rest)) / 2
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Literal
 
 from maskrcnn.errors import InputError
 from maskrcnn.losses.box_loss import BoxLossConfig
 from maskrcnn.losses.mask_rcnn_loss import LossConfig
 from maskrcnn.losses.rpn_loss import RPNLossConfig
-from maskrcnn.model.config import require
+from maskrcnn.model.config import from_dict, require, to_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +18,7 @@ class Augmentation:
     """What a picture goes through before the network learns from it. Places move with their boxes and masks."""
 
     crop: int | None = None  # px, side of a square cut from the rescaled picture; None: the whole picture
-    scale: tuple[float, float] = (1.0, 2.0)  # factors of the original picture, for crops
+    scale: tuple[float, float] = (0.7, 1.4)  # of a crop, around the size at which the network detects
     shortest: tuple[int, ...] = (640, 672, 704, 736, 768, 800)  # px, shorter sides, for whole pictures
     longest: int = 1333  # px, for whole pictures
     flip: float = 0.5  # probability of a mirror image, left to right
@@ -51,8 +52,9 @@ class Recipe:
     momentum: float = 0.9  # of SGD
     weight_decay: float = 1e-4  # not on norms and biases; He et al. 2017, 3.1
     schedule: Literal["cosine", "step"] = "cosine"
-    warmup: float = 0.05  # part of the run over which the learning rate rises
-    milestones: tuple[float, ...] = (2 / 3, 8 / 9)  # parts of the run after which "step" divides the rate by 10
+    schedule_unit: Literal["part", "epochs", "steps"] = "part"  # of the next two; part: of the run, 0 to 1
+    warmup: float = 0.05  # over which the learning rate rises from near 0
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)  # after each of which the schedule "step" divides the rate by 10
     clip_norm: float = 5.0  # longest gradient; longer ones are shortened to it
     precision: Literal["auto", "float32", "bf16"] = "auto"  # of the forward pass; auto: what is faster here
     ema: float = 0.0  # decay a step of the averaged weights that are saved and scored; 0: no average
@@ -64,25 +66,30 @@ class Recipe:
     validation_pictures: int | None = 200  # at most so many, evenly spread, while running; the end scores all
     keep_every: int | None = None  # also keep the weights of every so many epochs
     patience: int | None = None  # stop after so many validations without a better AP
+    save_minutes: float = 10.0  # between saves of the state: the most that is lost when the run is killed
     log_every: int = 20  # steps between lines of the log
     workers: int = 2  # processes that prepare pictures
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self.epochs > 0, self, "epochs", "above 0")
-        require(self.steps is None or self.steps >= 1, self, "steps", "at least 1")
-        require(self.minutes is None or self.minutes > 0, self, "minutes", "above 0")
-        require(self.batch_size >= 1, self, "batch_size", "at least 1")
-        require(self.accumulate >= 1 and self.batch_size % self.accumulate == 0, self, "accumulate", "a divisor of batch_size")
-        require(self.learning_rate > 0, self, "learning_rate", "above 0")
-        require(0 <= self.warmup < 1, self, "warmup", "0 to below 1")
-        require(self.clip_norm > 0, self, "clip_norm", "above 0")
-        require(0 <= self.ema < 1, self, "ema", "0 to below 1")
+        for name in ("epochs", "steps", "minutes", "learning_rate", "clip_norm", "save_minutes"):
+            value = getattr(self, name)
+            require(value is None or value > 0, self, name, "above 0")
+        for name in ("batch_size", "reference_batch", "validation_pictures", "keep_every", "patience", "log_every"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, self, name, "at least 1")
+        for name in ("weight_decay", "warmup", "colour_weight", "evaluate_every", "workers", "seed"):
+            require(getattr(self, name) >= 0, self, name, "0 or more")
+        for name in ("momentum", "ema"):
+            require(0 <= getattr(self, name) < 1, self, name, "0 to below 1")
+        divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
+        require(divides, self, "accumulate", "a divisor of batch_size")
         require(self.freeze is None or 0 <= self.freeze <= 5, self, "freeze", "0 to 5")
-        require(self.workers >= 0, self, "workers", "0 or more")
-        require(self.evaluate_every >= 0, self, "evaluate_every", "0 or more")
-        require(self.patience is None or self.patience >= 1, self, "patience", "at least 1")
-        require(self.keep_every is None or self.keep_every >= 1, self, "keep_every", "at least 1")
+        in_order = all(a < b for a, b in zip((0.0, *self.milestones), self.milestones, strict=False))
+        require(in_order, self, "milestones", "numbers above 0 that rise")
+        if self.schedule_unit == "part":
+            require(self.warmup < 1, self, "warmup", "0 to below 1, a part of the run")
+            require(max(self.milestones, default=0) < 1, self, "milestones", "below 1, parts of the run")
 
 
 def standard() -> Recipe:
@@ -106,7 +113,7 @@ def light() -> Recipe:
         weight_decay=0.05,
         ema=0.998,
         augmentation=Augmentation(
-            crop=256, scale=(1.2, 2.8), flip=0.5, flip_vertical=0.5, turn=0.5, photometric=1.0, grey=0.05, invert=0.05
+            crop=256, scale=(0.6, 1.4), flip=0.5, flip_vertical=0.5, turn=0.5, photometric=1.0, grey=0.05, invert=0.05
         ),
         loss=LossConfig(
             rpn=RPNLossConfig(anchors_per_image=256),
@@ -114,8 +121,8 @@ def light() -> Recipe:
             pre_nms_top_n=500,
             post_nms_top_n=500,
         ),
-        colour_weight=2.0,
-        validation_pictures=40,
+        colour_weight=2.5,
+        validation_pictures=24,
     )
 
 
@@ -127,3 +134,26 @@ def recipe_for(preset: str) -> Recipe:
     if preset not in RECIPES:
         raise InputError("no such preset", field="preset", found=preset, expected=" or ".join(RECIPES))
     return RECIPES[preset]()
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """`recipe` with other values, checked like a config file: {"steps": 500, "augmentation": {"crop": 128}}.
+
+    A new length is the length, whichever unit the recipe had: `steps` or `epochs` alone take `minutes` away.
+
+    Errors: `InputError` that names the field, for unknown fields, wrong types and impossible values.
+    """
+    if "minutes" not in changes and ("steps" in changes or "epochs" in changes):
+        changes = {"minutes": None, "steps": None, **changes}
+    return from_dict(Recipe, _merged(to_dict(recipe), changes), "recipe")
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` put in, dictionary by dictionary."""
+    merged = dict(values)
+    for name, change in changes.items():
+        if is_dataclass(change) and not isinstance(change, type):
+            change = to_dict(change)
+        inside = isinstance(change, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merged(merged[name], change) if inside else change
+    return merged

@@ -1,26 +1,54 @@
-"""The folder of a run explains itself: curves, pictures with truth beside detections, and a page that says what is what."""
+"""The folder of a run explains itself: curves, pictures with truth beside detections, and a page about all of it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from PIL import Image
 
 from maskrcnn.data.dataset import Dataset
+from maskrcnn.data.transforms import moved
+from maskrcnn.evaluation.evaluate import Evaluation
 from maskrcnn.ops.draw import draw_detections, draw_target, side_by_side
 from maskrcnn.predictor import Predictor
+from maskrcnn.structures import Detections
 from maskrcnn.training.run_log import read_log
+from maskrcnn.training.validate import places
 from maskrcnn.weights.files import whole_file
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure  # noqa: E402  (after the backend was chosen)
 
-LOSSES = ("rpn_objectness", "rpn_box", "box_class", "box_delta", "mask")
 DRAWN_FROM = 0.5  # score from which a detection is drawn
+_LEAST_SIDE = 400  # px; smaller pictures are enlarged, so that names do not hide them
+
+Lines = list[dict[str, Any]]
+
+_PARTS = {  # name in the log -> label, in the order of the figure
+    "rpn_objectness": "RPN: object or not",
+    "rpn_box": "RPN: anchor to box",
+    "box_class": "box head: class",
+    "box_delta": "box head: box",
+    "mask": "mask head",
+}
+_FILES = {
+    "best.safetensors": "weights with the best AP on the validation pictures",
+    "last.safetensors": "weights of the last validation",
+    "epoch-*.safetensors": "weights of every so many epochs (`--keep-every`)",
+    "state.safetensors": "all that `--resume` needs to go on where a stopped run was",
+    "config.json": "every number of model and recipe, class names, data, versions",
+    "log.jsonl": "losses, learning rate and AP, one JSON object a line, as the run went on",
+    "tensorboard": "the same and validation pictures: `tensorboard --logdir .`",
+    "curves.png": "the log as curves",
+    "validation": "validation pictures: ground truth left, detections right",
+    "scores": "AP, precision, recall, F1 and confusion matrix of the best weights, and all their detections",
+}
 
 
 def draw_curves(folder: Path) -> Path:
@@ -28,23 +56,37 @@ def draw_curves(folder: Path) -> Path:
     lines = read_log(folder)
     train = [line for line in lines if line["event"] == "train"]
     val = [line for line in lines if line["event"] == "validation"]
-    figure = Figure(figsize=(11, 7), layout="constrained", dpi=110)
-    axes = figure.subplots(2, 2)
-    _draw(axes[0, 0], "Loss, weighted sum", [("train", train, "total"), ("validation", val, "loss_total")])
-    _draw(axes[0, 1], "Parts of the loss (train)", [(name, train, name) for name in LOSSES])
-    aps = [(name.replace("_", " ").replace("ap", "AP"), val, name) for name in ("mask_ap", "mask_ap50", "box_ap", "box_ap50")]
-    _draw(axes[1, 0], "AP on validation pictures", aps, bottom=0.0)
-    _draw(axes[1, 1], "Learning rate", [("learning rate", train, "learning_rate")], bottom=0.0)
-    return _save_figure(figure, folder / "curves.png")
+    figure = Figure(figsize=(11.5, 7.5), layout="constrained", dpi=110)
+    figure.suptitle(folder.resolve().name, fontsize=13, fontweight="bold")
+    (total, parts), (ap, rate) = figure.subplots(2, 2)
+    _start(total, "Loss: weighted sum of all parts")
+    _draw_smoothed(total, train, "total", "training", "tab:blue")
+    _draw_points(total, val, "loss_total", "validation", "tab:red")
+    _start(parts, "Parts of the training loss")
+    for i, (name, label) in enumerate(_PARTS.items()):
+        _draw_smoothed(parts, train, name, label, f"C{i}")
+    _start(ap, "AP on validation pictures")
+    for kind, colour in (("mask", "tab:green"), ("box", "tab:purple")):
+        _draw_points(ap, val, f"{kind}_ap", f"{kind} AP", colour)
+        _draw_points(ap, val, f"{kind}_ap50", f"{kind} AP50", colour, linestyle=":")
+    _mark_best(ap, val)
+    _start(rate, "Learning rate")
+    _draw_points(rate, train, "learning_rate", "", "tab:gray", marker="")
+    for axes in (total, parts, ap, rate):
+        _end(axes)
+    with whole_file(folder / "curves.png") as unfinished:
+        figure.savefig(unfinished, format="png")
+    return folder / "curves.png"
 
 
 def draw_pictures(folder: Path, predictor: Predictor, dataset: Dataset, count: int = 6) -> list[Path]:
     """`validation/*.png`: pictures of `dataset`, evenly spread, with ground truth left and detections right."""
     paths = []
-    for i in np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist():
-        picture = compare(predictor, dataset, i)
-        path = folder / "validation" / f"{Path(dataset.path(i)).stem[:40]}.png"
-        paths.append(save_picture(picture, path))
+    for number, i in enumerate(places(len(dataset), count), start=1):
+        path = folder / "validation" / f"{number}-{Path(dataset.path(i)).stem[:40]}.png"
+        with whole_file(path) as unfinished:
+            Image.fromarray(compare(predictor, dataset, i)).save(unfinished, format="PNG")
+        paths.append(path)
     return paths
 
 
@@ -52,42 +94,47 @@ def compare(predictor: Predictor, dataset: Dataset, i: int) -> np.ndarray:
     """Picture i of `dataset` twice, side by side: with its objects, and with what is found at a score of 0.5."""
     picture, target = dataset[i]
     found = predictor.predict(picture)
-    shown = draw_detections(picture, found, score_threshold=DRAWN_FROM)
-    count = int((found.scores >= DRAWN_FROM).sum())
-    truth = draw_target(picture, target, dataset.classes.names)
-    return side_by_side([truth, shown], [f"ground truth: {len(target)}", f"found: {count}"])
+    found = found.chosen(found.scores >= DRAWN_FROM)
+    factor = -(-_LEAST_SIDE // min(target.size))
+    size = (target.size[0] * factor, target.size[1] * factor)
+    target = moved(target, np.diag([factor, factor, 1.0])[:2], size)
+    shown = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
+    truth = draw_target(shown, target, dataset.classes.names)
+    detected = draw_detections(shown, _enlarged(found, factor))
+    return side_by_side([truth, detected], [f"ground truth: {len(target)}", f"found: {len(found)}"])
 
 
-def save_picture(picture: np.ndarray, path: Path) -> Path:
-    """Write (H, W, 3) uint8 as PNG, whole or not at all."""
-    from PIL import Image
-
-    with whole_file(path) as unfinished:
-        Image.fromarray(picture).save(unfinished, format="PNG")
-    return path
-
-
-def write_page(folder: Path, facts: Mapping[str, Any]) -> Path:
+def write_page(folder: Path, facts: Mapping[str, str], scores: Evaluation, pictures: Sequence[Path]) -> Path:
     """`README.md`: what was trained, how it scored, and what each file of the folder is."""
-    scores = facts.get("scores") or {}
-    rows = [f"| {kind} {name} | {value:.3f} |" for kind in ("box", "mask") for name, value in _numbers(scores.get(kind))]
     lines = [
-        f"# {facts['title']}",
+        f"# Run {folder.resolve().name}",
         "",
-        *(f"- {name}: {value}" for name, value in facts["lines"].items()),
+        *(f"- **{name}**: {value}" for name, value in facts.items()),
         "",
-        *(["| score on the validation pictures | |", "|---|---|", *rows, ""] if rows else []),
+        "## Scores of the best weights on all validation pictures",
+        "",
+        *_score_table(scores),
+        "",
+        *_class_table(scores),
+        "",
         "![curves](curves.png)",
+        "",
+        "## Pictures: ground truth left, detections right",
+        "",
+        *(f"![{path.stem}](validation/{path.name})" for path in pictures),
+        "",
+        "## Use",
+        "",
+        "    maskrcnn predict PICTURES --weights best.safetensors --out DIR",
+        "",
+        "    import maskrcnn",
+        '    found = maskrcnn.load("best.safetensors").predict("picture.png")',
+        "",
+        "## Files",
         "",
         "| file | what it is |",
         "|---|---|",
-        "| `best.safetensors` | weights with the best AP: `maskrcnn predict PICTURES --weights best.safetensors --out DIR` |",
-        "| `last.safetensors` | weights at the end |",
-        "| `state.safetensors` | all that a stopped run needs to go on (`--resume`) |",
-        "| `config.json` | every number of model and recipe, classes, data, versions |",
-        "| `log.jsonl`, `tensorboard/` | losses, learning rate, AP, as the run went on |",
-        "| `curves.png`, `validation/` | the same as pictures; ground truth beside detections |",
-        "| `scores/` | AP, precision, recall, F1, confusion matrix of the best weights on all validation pictures |",
+        *(f"| `{name}` | {text} |" for name, text in _FILES.items() if any(folder.glob(name))),
     ]
     with whole_file(folder / "README.md") as unfinished:
         unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -101,25 +148,94 @@ def write_json(path: Path, value: Any) -> Path:
     return path
 
 
-def _draw(axes: Any, title: str, series: Sequence[tuple[str, list[dict[str, Any]], str]], bottom: float | None = None) -> None:
-    for label, lines, name in series:
-        points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if len(points) < 25 else None, markersize=3)
-    axes.set_title(title, loc="left", fontsize=10)
+def _enlarged(found: Detections, factor: int) -> Detections:
+    """The same detections in a picture `factor` times as large."""
+    size = (found.size[0] * factor, found.size[1] * factor)
+    masks = found.masks
+    if masks is not None:
+        masks = replace(masks, boxes=masks.boxes * factor, size=size)
+    return replace(found, boxes=found.boxes * factor, masks=masks, size=size)
+
+
+def _score_table(scores: Evaluation) -> list[str]:
+    rows = []
+    for kind, part in (("masks", scores.mask), ("boxes", scores.box)):
+        for at in [] if part is None else map(part.at, part.max_detections):
+            values = (at.ap, at.ap50, at.ap75, at.ap_small, at.ap_medium, at.ap_large, at.ar)
+            rows.append(f"| {kind} | {at.max_detections[0]} | {' | '.join(map(_shown, values))} |")
+    heading = "| overlap of | at most | AP | AP50 | AP75 | AP small | AP medium | AP large | AR |"
+    return [heading, "|---|---:|---:|---:|---:|---:|---:|---:|---:|", *rows]
+
+
+def _class_table(scores: Evaluation) -> list[str]:
+    """The classes that the validation pictures hold."""
+    part = scores.mask or scores.box
+    rows = []
+    for name, curve, ap in zip(scores.names, scores.per_class, part.ap_per_class, strict=True):
+        at = curve.at(scores.score_threshold)
+        if curve.objects:
+            cells = " | ".join(map(_shown, (ap, at.precision, at.recall, at.f1)))
+            rows.append(f"| {name} | {curve.objects} | {cells} |")
+    at_score = f"at score {scores.score_threshold:g}"
+    heading = f"| class | objects | AP | precision {at_score} | recall | F1 |"
+    return [heading, "|---|---:|---:|---:|---:|---:|", *rows]
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _start(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11)
+
+
+def _end(axes: Any) -> None:
     axes.set_xlabel("step", fontsize=9)
-    axes.set_ylim(bottom=bottom)
-    axes.grid(alpha=0.3)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=9)
+    axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=9, frameon=False)
 
 
-def _save_figure(figure: Figure, path: Path) -> Path:
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, format="png")
-    return path
+def _series(lines: Lines, name: str) -> tuple[list[float], list[float]]:
+    """(steps, values) of the lines that have a number of this name."""
+    chosen = [line for line in lines if isinstance(line.get(name), int | float)]
+    return [line["step"] for line in chosen], [line[name] for line in chosen]
 
 
-def _numbers(scores: Any) -> list[tuple[str, float]]:
-    return [(name, value) for name, value in (scores or {}).items() if isinstance(value, int | float)]
+def _draw_points(axes: Any, lines: Lines, name: str, label: str, colour: str, **style: Any) -> None:
+    steps, values = _series(lines, name)
+    if steps:
+        marker = "o" if len(steps) <= 50 else ""
+        axes.plot(steps, values, **{"label": label, "color": colour, "marker": marker, "markersize": 4} | style)
+
+
+def _draw_smoothed(axes: Any, lines: Lines, name: str, label: str, colour: str) -> None:
+    """The values faintly, and their moving average: the losses of single batches jump."""
+    steps, values = _series(lines, name)
+    if not steps:
+        return
+    axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+    axes.plot(steps, smoothed(values), color=colour, label=label, linewidth=1.6)
+    low, high = axes.get_ylim()
+    usual = 1.3 * float(np.quantile(values, 0.98))  # the first steps of a run may be far above the rest
+    axes.set_ylim(low, min(high, usual) if not axes.lines[2:] else max(high, usual))
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """An exponential moving average over a twentieth of the values, without a bias to the first."""
+    weight, total, mass, averages = 1 / max(1.0, len(values) / 20), 0.0, 0.0, []
+    for value in values:
+        total += weight * (value - total)
+        mass += weight * (1 - mass)
+        averages.append(total / mass)
+    return averages
+
+
+def _mark_best(axes: Any, val: Lines) -> None:
+    best = [line["step"] for line in val if line.get("best")]
+    if best:
+        axes.axvline(best[-1], color="black", alpha=0.3, linestyle="--", linewidth=1, label="best")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,9 @@ class RunLog:
     def __enter__(self) -> RunLog:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stream.close()
         self._board.close()
 
@@ -88,11 +91,14 @@ class Bar:
 def progress_bar(*, visible: bool) -> Iterator[Bar]:
     """A bar while the block runs; nothing is drawn where stderr is no terminal, notes are still printed."""
     console = Console(stderr=True, quiet=not visible, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn())
     rest = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn(), TextColumn("{task.fields[losses]}"))
     with Progress(*columns, *rest, console=console, disable=not console.is_terminal) as progress:
         yield Bar(progress)
 
 
 def _rounded(value: Any) -> Any:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    """Six digits are enough to compare by; JSON knows no NaN."""
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -25,31 +25,32 @@ class Validation:
     evaluation: Evaluation
 
     @property
-    def ap(self) -> float:
-        """What "best" goes by: mask AP, or box AP without a mask head; 0 where nothing could be scored."""
-        scores = self.evaluation.mask or self.evaluation.box
-        return scores.ap or 0.0
+    def ap(self) -> float | None:
+        """What "best" goes by: mask AP, or box AP without masks; None where no picture holds an object."""
+        return (self.evaluation.mask or self.evaluation.box).ap
 
     def values(self) -> dict[str, float]:
-        """For the log."""
+        """For the log. Detections count up to the most that the model gives."""
         values = {f"loss_{name}": value for name, value in self.losses.items()}
-        for kind, scores in (("box", self.evaluation.box), ("mask", self.evaluation.mask)):
+        for kind, scores in (("mask", self.evaluation.mask), ("box", self.evaluation.box)):
             if scores is not None:
-                values |= {f"{kind}_ap": scores.ap or 0.0, f"{kind}_ap50": scores.ap50 or 0.0}
+                averages = {f"{kind}_ap": scores.ap, f"{kind}_ap50": scores.ap50}
+                values |= {name: value for name, value in averages.items() if value is not None}
         return values
 
 
-def validate(model: MaskRCNN, dataset: Dataset, loss: LossConfig) -> Validation:
-    """Score `model` on every picture of `dataset`; AP counts as many detections as the model gives."""
-    limits = sorted({100, max(100, model.config.detection.max_detections)})
-    predictor = Predictor(model, next(model.parameters()).device)
-    evaluation = evaluate(predictor.predict, dataset, max_detections=limits)
-    return Validation(validation_losses(model, dataset, loss), evaluation)
+def score(predictor: Predictor, dataset: Dataset) -> Evaluation:
+    """AP at 100, at 300, and at as many detections as the model gives where that is more."""
+    limit = predictor.model.config.detection.max_detections
+    return evaluate(predictor.predict, dataset, max_detections=sorted({100, 300, max(100, limit)}))
 
 
 @torch.no_grad()
 def validation_losses(model: MaskRCNN, dataset: Dataset, loss: LossConfig) -> dict[str, float]:
-    """The losses of learning, measured as when detecting: whole pictures, norms fixed."""
+    """The losses of learning, measured as when detecting: whole pictures one by one, norms fixed; their means.
+
+    With several processes, call it in all of them: the losses count anchors and RoIs over all ranks.
+    """
     loss_model = MaskRCNNLoss(model.eval(), loss)
     device = next(model.parameters()).device
     sums: dict[str, Tensor] = {}
@@ -68,4 +69,10 @@ def spread(dataset: Dataset, count: int | None) -> Dataset:
     """At most `count` pictures, evenly spread over the data set."""
     if count is None or count >= len(dataset):
         return dataset
-    return subset(dataset, np.linspace(0, len(dataset) - 1, count).round().astype(int).tolist())
+    return subset(dataset, places(len(dataset), count))
+
+
+def places(length: int, count: int) -> list[int]:
+    """At most `count` positions of 0..length-1, evenly spread."""
+    chosen: list[int] = np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int)).tolist()
+    return chosen

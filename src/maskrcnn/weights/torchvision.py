@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import struct
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,19 @@ SUFFIXES = (".pth", ".pt")  # of files that torch.save wrote
 
 State = Mapping[str, Tensor]
 
+# what the unpickler raises, by where the damage lies
+_DAMAGE = (
+    pickle.UnpicklingError,
+    struct.error,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+)
 _MARKS = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight")
 _WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training scripts keep the tensors
 _BACKBONES = {  # blocks of the four stages, and whether a block has three convolutions
@@ -172,10 +187,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that torch.save did not write
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except safetensors.SafetensorError as error:
         raise InputError("not a safetensors file", file=path, found=str(error)) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except _DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         expected = "tensors that torch.save wrote, and nothing that would run code"
         raise InputError("not a readable checkpoint", file=path, found=reason, expected=expected) from error
@@ -194,9 +210,8 @@ def _unwrapped(content: Any, file: str | Path) -> dict[str, Tensor]:
 
 
 def _unknown(problem: str, names: Sequence[str]) -> InputError:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    expected = "maskrcnn_ or fasterrcnn_resnet..._fpn, first version or _v2"
-    return InputError(problem, field="tensors", found=", ".join(names[:4]) + more, expected=expected)
+    found = f"{len(names)}: {', '.join(names[:4])}"
+    return InputError(problem, field="tensors", found=found, expected="maskrcnn_ or fasterrcnn_resnet..._fpn, or _v2")
 
 
 def _our_name(name: str, positions: Mapping[str, int]) -> str | None:

@@ -1,0 +1,153 @@
+"""Any timm network with strides 4 to 32; norms that stand still; stages that do not learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from maskrcnn.errors import InputError
+from maskrcnn.model.backbone import STRIDES, Backbone, BackboneConfig, _group_norm_
+
+SMALL = {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 160), "stem_width": 8, "stem_type": "deep"}
+
+
+def small(norm: str = "frozen", frozen_stages: int = 0) -> Backbone:
+    return Backbone(
+        BackboneConfig(name="resnet18", options=SMALL, norm=norm, frozen_stages=frozen_stages)  # type: ignore[arg-type]
+    )
+
+
+def statistics(body: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in body.state_dict().items() if "running" in name}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("mobilenetv3_small_100", {}),
+        ("convnext_atto", {}),
+        ("regnety_002", {}),
+        ("vgg11_bn", {}),  # has maps of stride 1 and 2 too
+        ("swin_tiny_patch4_window7_224", {"strict_img_size": False, "depths": (1, 1, 1, 1), "embed_dim": 24}),
+    ],
+)
+def test_maps_at_strides_4_to_32(name: str, options: dict[str, object]) -> None:
+    backbone = Backbone(BackboneConfig(name=name, options=options)).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(2, 3, 64, 96))
+    assert list(maps) == list(backbone.channels) == ["c2", "c3", "c4", "c5"]
+    for level, stride in STRIDES.items():
+        assert maps[level].shape == (2, backbone.channels[level], 64 // stride, 96 // stride)
+
+
+def test_standard_channels() -> None:
+    with torch.device("meta"):
+        channels = {name: Backbone(BackboneConfig(name=name)).channels for name in ("resnet50", "resnet101")}
+    assert channels["resnet50"] == channels["resnet101"] == {"c2": 256, "c3": 512, "c4": 1024, "c5": 2048}
+
+
+def test_sides_that_strides_do_not_divide() -> None:
+    maps = small()(torch.randn(1, 3, 33, 70))
+    assert [tuple(x.shape[2:]) for x in maps.values()] == [(9, 18), (5, 9), (3, 5), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet5000", {}, r"backbone\.name: timm cannot make it .*; found resnet5000; expected a name of timm.list_mod"),
+        ("resnet18", {"colour": "red"}, r"backbone\.name: timm cannot make it .*colour"),
+        ("vit_tiny_patch16_224", {}, r"backbone\.name: no such feature maps; found vit_tiny_patch16_224; .*\[4, 8, 32\]"),
+        ("resnet18", {"output_stride": 16}, r"no such feature maps; found resnet18; expected strides \[32\]"),
+    ],
+)
+def test_networks_that_do_not_serve(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Backbone(BackboneConfig(name=name, options=options))
+
+
+def test_frozen_norms_stand_still() -> None:
+    backbone, pixels = small("frozen"), torch.randn(2, 3, 64, 64) * 3 + 1
+    before = statistics(backbone)
+    assert before
+    trained = backbone.train()(pixels)
+    assert all(torch.equal(value, before[name]) for name, value in statistics(backbone).items())
+    for name, value in backbone.eval()(pixels).items():
+        assert torch.equal(value, trained[name])
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+    assert not any("bn" in name for name, _ in backbone.named_parameters())
+
+
+def test_batch_norms_follow_their_batches() -> None:
+    backbone = small("batch").train()
+    before = statistics(backbone)
+    backbone(torch.randn(2, 3, 64, 64) * 3 + 1)
+    after = statistics(backbone)
+    assert before and not any(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_group_norms_know_no_batch() -> None:
+    backbone, pixels = small("group").train(), torch.randn(3, 3, 64, 64)
+    assert not statistics(backbone)
+    groups = {m.num_channels: m.num_groups for m in backbone.modules() if isinstance(m, nn.GroupNorm)}
+    assert groups == {8: 8, 16: 16, 24: 8, 160: 32}
+    together = backbone(pixels)
+    for i in range(3):
+        for name, value in backbone(pixels[i : i + 1]).items():
+            torch.testing.assert_close(value[0], together[name][i], atol=1e-4, rtol=1e-4)
+
+
+def test_a_norm_with_an_activation_keeps_it() -> None:
+    block = nn.Sequential(nn.Conv2d(3, 8, 1), BatchNormAct2d(8, act_layer=nn.ReLU), nn.BatchNorm2d(8))
+    _group_norm_(block)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in block.modules())
+    assert (block[:2](torch.randn(2, 3, 4, 4)) >= 0).all()
+    assert (block(torch.randn(2, 3, 4, 4)) < 0).any()
+
+
+PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+
+
+@pytest.mark.parametrize(
+    ("stages", "parts"), [(0, ()), (1, PARTS[:2]), (2, PARTS[:3]), (3, PARTS[:4]), (4, PARTS[:5]), (5, PARTS)]
+)
+def test_the_first_stages_do_not_learn(stages: int, parts: tuple[str, ...]) -> None:
+    backbone = small("group")
+    fixed = backbone.freeze(stages)
+    still = [name for name, parameter in backbone.body.named_parameters() if not parameter.requires_grad]
+    assert sorted(fixed) == sorted(still)
+    assert still == [name for name, _ in backbone.body.named_parameters() if name.split(".")[0] in parts]
+
+
+def test_freezing_goes_by_the_config() -> None:
+    assert {name.split(".")[0] for name in small("group", frozen_stages=2).freeze()} == {"conv1", "bn1", "layer1"}
+    assert small("group", frozen_stages=2).freeze(0) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "parts"),
+    [
+        ("convnext_atto", 1, {"stem_0", "stem_1"}),  # its stem has stride 4 and no map of its own
+        ("convnext_atto", 2, {"stem_0", "stem_1", "stages_0"}),
+        ("mobilenetv3_small_100", 1, {"conv_stem", "bn1"}),
+        ("mobilenetv3_small_100", 3, {"conv_stem", "bn1", "blocks.0", "blocks.1"}),
+        ("vgg11_bn", 0, set()),  # though it has a map of stride 1
+        ("vgg11_bn", 2, {"features_0", "features_1", "features_4", "features_5", "features_8", "features_9"}),
+    ],
+)
+def test_freezing_other_networks(name: str, stages: int, parts: set[str]) -> None:
+    with torch.device("meta"):
+        body = Backbone(BackboneConfig(name=name, norm="batch"))
+    fixed = {".".join(n.split(".")[: 2 if n.startswith("blocks") else 1]) for n in body.freeze(stages)}
+    assert fixed >= parts if name == "vgg11_bn" and parts else fixed == parts
+    assert any(parameter.requires_grad for parameter in body.parameters())
+
+
+def test_fixed_weights_get_no_gradient() -> None:
+    backbone = small("frozen")
+    backbone.freeze(3)
+    sum(x.sum() for x in backbone(torch.randn(1, 3, 64, 64)).values()).backward()
+    learning = {name.split(".")[0] for name, p in backbone.body.named_parameters() if p.grad is not None}
+    assert learning == {"layer3", "layer4"}

@@ -1,0 +1,277 @@
+"""What the tensors of torchvision's detectors tell of a config, how they are renamed, and which files are opened."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torchvision.models import detection as tv
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.transform import _resize_image_and_masks
+
+from maskrcnn.errors import InputError, InputErrors
+from maskrcnn.model.anchors import AnchorConfig
+from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from maskrcnn.model.preprocess import Preprocess
+from maskrcnn.predictor import load
+from maskrcnn.weights.files import load_model, save_checkpoint
+from maskrcnn.weights.torchvision import convert, load_torchvision, looks_like, rename
+
+State = dict[str, Tensor]
+
+
+def on_meta(build: Callable[..., nn.Module]) -> State:
+    """Names and shapes of a network's tensors, without values."""
+    with torch.device("meta"):
+        state: State = build().state_dict()
+    return state
+
+
+def bare(build: Callable[..., nn.Module], num_classes: int = 91) -> State:
+    return on_meta(partial(build, weights=None, weights_backbone=None, num_classes=num_classes))
+
+
+def on_backbone(name: str, **options: Any) -> State:
+    """Mask R-CNN, first version, on another ResNet, whose batch norm is frozen unless asked for otherwise."""
+    return on_meta(lambda: tv.MaskRCNN(resnet_fpn_backbone(backbone_name=name, weights=None, **options), 5))
+
+
+def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def wanted(config: MaskRCNNConfig) -> dict[str, tuple[int, ...]]:
+    return shapes(on_meta(partial(MaskRCNN, config)))
+
+
+# --- the config -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "backbone", "norms", "conv_depth", "box_layers", "has_masks"),
+    [
+        (partial(bare, tv.maskrcnn_resnet50_fpn), "resnet50", ("batch", None), 1, (0, 2), True),
+        (partial(bare, tv.maskrcnn_resnet50_fpn_v2), "resnet50", ("batch", "batch"), 2, (4, 1), True),
+        (partial(bare, tv.fasterrcnn_resnet50_fpn, 3), "resnet50", ("batch", None), 1, (0, 2), False),
+        (partial(bare, tv.fasterrcnn_resnet50_fpn_v2, 3), "resnet50", ("batch", "batch"), 2, (4, 1), False),
+        (partial(on_backbone, "resnet101"), "resnet101", ("frozen", None), 1, (0, 2), True),
+        (partial(on_backbone, "resnet18", norm_layer=nn.BatchNorm2d), "resnet18", ("batch", None), 1, (0, 2), True),
+    ],
+    ids=["v1", "v2", "faster v1", "faster v2", "resnet101", "resnet18"],
+)
+def test_the_config_is_read_off_the_tensors(
+    state: Callable[[], State], backbone: str, norms: Any, conv_depth: int, box_layers: Any, has_masks: bool
+) -> None:
+    theirs = state()
+    assert looks_like(theirs)
+    config, ours = convert(theirs)
+    assert config.backbone.name == backbone
+    assert (config.backbone.norm, config.fpn.norm) == norms
+    assert config.box_head.norm == norms[1]
+    assert config.rpn.conv_depth == conv_depth
+    assert (config.box_head.num_convs, config.box_head.num_fcs) == box_layers
+    assert (config.mask_head is not None) == has_masks
+    assert config.num_classes == len(theirs["roi_heads.box_predictor.cls_score.bias"]) - 1
+    assert shapes(ours) == wanted(config)  # everything has its place, and nothing is missing
+
+
+def test_the_conventions_are_torchvisions() -> None:
+    config, _ = convert(bare(tv.maskrcnn_resnet50_fpn))
+    assert (config.preprocess.shortest, config.preprocess.longest) == (800, 1333)
+    assert not config.preprocess.antialias
+    assert config.rpn.anchors == AnchorConfig(rounding=True, strides="grid")
+    assert not config.roi_pooler.aligned
+    assert config.detection.min_size == 1e-2
+
+
+def test_resized_sizes_are_torchvisions() -> None:
+    config, _ = convert(bare(tv.maskrcnn_resnet50_fpn))
+    preprocess = Preprocess(config.preprocess)
+    sizes = np.random.default_rng(0).integers(20, 2500, (300, 2)).tolist() + [[480, 640], [427, 640], [375, 500]]
+    for height, width in sizes:
+        resized, _ = _resize_image_and_masks(torch.empty(3, height, width, device="meta"), 800, 1333)
+        assert preprocess.resized_size((height, width)) == tuple(resized.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("state", "asked", "eps"),
+    [
+        (partial(bare, tv.maskrcnn_resnet50_fpn), None, 1e-5),
+        (partial(on_backbone, "resnet50"), None, 0.0),  # frozen, as in the published weights
+        (partial(on_backbone, "resnet50"), 1e-5, 1e-5),
+    ],
+)
+def test_what_norms_add_to_variances(state: Callable[[], State], asked: float | None, eps: float) -> None:
+    config, _ = convert(state(), norm_eps=asked)
+    assert config.backbone.norm_eps == eps
+    with torch.device("meta"):
+        model = MaskRCNN(config)
+    found = {module.eps for module in model.backbone.modules() if hasattr(module, "running_var")}
+    assert found == {eps}
+
+
+def test_class_names() -> None:
+    coco, _ = convert(bare(tv.fasterrcnn_resnet50_fpn))
+    assert (coco.class_names[0], coco.class_names[16], coco.class_names[89]) == ("person", "cat", "toothbrush")
+    assert coco.category_ids == tuple(range(1, 91))
+    assert len(set(coco.class_names)) == 90
+    few = bare(tv.fasterrcnn_resnet50_fpn, num_classes=3)
+    assert convert(few)[0].class_names == ("1", "2")
+    named, _ = convert(few, class_names=["cell", "nucleus"], category_ids=[7, 9])
+    assert (named.class_names, named.category_ids) == (("cell", "nucleus"), (7, 9))
+    with pytest.raises(InputError, match="class_names: does not fit the weights; found 1 names; expected 2"):
+        convert(few, class_names=["cell"])
+    with pytest.raises(InputError, match="category_ids: impossible value; found .*; expected 2 ids"):
+        convert(few, category_ids=[1])
+
+
+# --- names and rows ---------------------------------------------------------------------------------------------------
+
+
+def test_rows_of_background_are_left_out() -> None:
+    state = bare(tv.maskrcnn_resnet50_fpn, num_classes=4)
+    numbered = {
+        "roi_heads.box_predictor.bbox_pred.bias": torch.arange(16.0),
+        "roi_heads.mask_predictor.mask_fcn_logits.bias": torch.arange(4.0),
+        "roi_heads.box_predictor.cls_score.bias": torch.arange(4.0),
+    }
+    ours = rename(state | numbered)
+    assert ours["box_head.deltas.bias"].tolist() == list(range(4, 16))
+    assert ours["mask_head.masks.bias"].tolist() == [1, 2, 3]
+    assert ours["box_head.classes.bias"].tolist() == [0, 1, 2, 3]
+
+
+def test_names_of_older_files() -> None:
+    """The published files of the first versions were written before blocks of convolution and norm had names."""
+    state = on_backbone("resnet50")
+    old = {}
+    for name, tensor in state.items():
+        name = name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+        for i in range(4):
+            name = name.replace(f"_blocks.{i}.0.", f"_blocks.{i}.")
+            name = name.replace(f"mask_head.{i}.0.", f"mask_head.mask_fcn{i + 1}.")
+        old[name] = tensor
+    assert len(old.keys() - state.keys()) == 2 * (8 + 1 + 4)
+    (config, ours), (old_config, old_ours) = convert(state), convert(old)
+    assert old_config == config
+    assert list(old_ours) == list(ours)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (lambda: bare(tv.retinanet_resnet50_fpn), "no detector of torchvision; found 2.*: backbone.body.conv1.weight, "),
+        (lambda: {}, "no detector of torchvision"),
+        (
+            lambda: bare(tv.keypointrcnn_resnet50_fpn, 2),
+            "tensors: holds tensors that Mask R-CNN has not; found 18: roi_heads.keypoint_head.0.weight",
+        ),
+        (lambda: bare(tv.fasterrcnn_mobilenet_v3_large_fpn), "no detector of torchvision"),
+        (lambda: on_backbone("wide_resnet50_2") | {"backbone.body.layer1.7.conv1.weight": torch.zeros(1)}, "unknown network"),
+        (
+            lambda: bare(tv.fasterrcnn_resnet50_fpn) | {"rpn.head.cls_logits.weight": torch.zeros(9, 256, 1, 1)},
+            "rpn: not the usual anchors; found 9 anchors per cell; expected 3",
+        ),
+        (
+            lambda: {k: v for k, v in bare(tv.fasterrcnn_resnet50_fpn).items() if "fc6" not in k and "fc7" not in k},
+            "box_head.fcs.0.weight: is missing",
+        ),
+    ],
+    ids=["retinanet", "nothing", "keypoints", "mobilenet", "network", "anchors", "no layers"],
+)
+def test_what_is_not_recognised(state: Callable[[], State], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        convert(state())
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small() -> State:
+    """Faster R-CNN for two classes on ResNet-18 with a narrow head."""
+    torch.manual_seed(0)
+    backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
+    head, predictor = TwoMLPHead(256 * 49, 8), FastRCNNPredictor(8, 3)
+    state: State = tv.FasterRCNN(backbone, box_head=head, box_predictor=predictor).state_dict()
+    return state
+
+
+def the_same(model: MaskRCNN, state: State) -> bool:
+    ours = rename(state)
+    return all(torch.equal(tensor, ours[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_pth_file(small: State, tmp_path: Path, wrapped: bool) -> None:
+    """Bare, and as training scripts write it: with the state of the optimiser, and of a model spread over processes."""
+    path = tmp_path / "detector.pth"
+    spread = {f"module.{name}": tensor for name, tensor in small.items()}
+    torch.save({"model": spread, "epoch": 3, "optimizer": {"lr": 0.1}} if wrapped else small, path)
+    model = load_model(path)
+    assert the_same(model, small)
+    assert not model.training
+    assert load(path, device="cpu").class_names == ("1", "2")
+
+
+def test_a_safetensors_file(small: State, tmp_path: Path) -> None:
+    path = tmp_path / "detector.safetensors"
+    safetensors.torch.save_file(small, path)
+    assert the_same(load_model(path), small)
+    again = save_checkpoint(tmp_path / "ours.safetensors", load_model(path), metadata={})
+    assert the_same(load_model(again), small)
+
+
+def test_a_config_in_place_of_what_the_tensors_imply(small: State, tmp_path: Path) -> None:
+    config, _ = convert(small)
+    anchors = AnchorConfig(sizes=((8,), (16,), (32,), (64,), (128,)), rounding=True, strides="grid")
+    config = replace(config, rpn=replace(config.rpn, anchors=anchors))
+    assert load_torchvision(small, config).config == config
+    path = tmp_path / "detector.pth"
+    torch.save(small, path)
+    wide = replace(config, box_head=replace(config.box_head, fc_channels=9))
+    with pytest.raises(InputErrors, match=r"detector\.pth: .*box_head\.classes\.weight: does not fit"):
+        load_model(path, wide)
+
+
+def test_a_state_that_lacks_tensors(small: State) -> None:
+    state = {name: tensor for name, tensor in small.items() if "layer_blocks.2" not in name}
+    with pytest.raises(InputErrors, match=r"fpn\.output\.p4\.conv\.bias: is missing"):
+        load_torchvision(state)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "detector.pth"
+    for content in (pickle.dumps({"model": Path("x")}), b"", b"hello world", b"PK\x03\x04" + bytes(100)):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"detector\.pth: not a readable checkpoint") as caught:
+            load_model(path)
+        assert "\n" not in str(caught.value)
+    torch.save({"model": Path("x")}, path)
+    with pytest.raises(InputError, match="not a readable checkpoint"):
+        load_model(path)
+
+
+def test_files_that_hold_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"weight": torch.zeros(2), "bias": torch.zeros(2)}, path)
+    with pytest.raises(InputError, match=r"other\.pth: tensors: no detector of torchvision; found 2: weight, bias; expected"):
+        load_model(path)
+    torch.save([1, 2], path)
+    with pytest.raises(InputError, match=r"other\.pth: holds no state_dict; found list"):
+        load_model(path)
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(InputError, match="holds no state_dict; found epoch"):
+        load_model(path)
+    with pytest.raises(InputError, match="no such checkpoint"):
+        load_model(tmp_path / "missing.pth")

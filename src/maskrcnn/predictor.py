@@ -50,7 +50,8 @@ def load(
     """A detector that is ready to predict.
 
     Args:
-        weights: the name of one that ships with the package ("nuclei"), or a `.safetensors` file.
+        weights: the name of one that ships with the package ("nuclei"), a `.safetensors` file, or the `.pth` file of
+            a detector of torchvision.
         config: in place of the file's own, whose tensors have to fit it: other thresholds, other class names.
         precision: "float32" (exact) or "bf16" (half the memory traffic, scores differ in the third digit).
         device: "auto" takes CUDA, else MPS, else the CPU; or any name that torch knows.
@@ -158,7 +159,7 @@ class Predictor:
 
     def _detect(self, batch: list[_Loaded], limits: Limits) -> list[Detections]:
         images = [torch.from_numpy(item.pixels).permute(2, 0, 1) for item in batch]  # (3, H, W) uint8
-        with torch.inference_mode(), self._arithmetic():
+        with torch.no_grad(), self._arithmetic():  # not inference_mode: results are the caller's to change
             found = self.model(images, limits)
         return [
             replace(_to_cpu(detections), source=item.source, picture=partial(read_picture, item.picture))

@@ -12,6 +12,7 @@ to the right and below). Resized and padded share their coordinates.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,12 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+
+from maskrcnn.errors import InputError
+from maskrcnn.ops.files import whole_file
 
 if TYPE_CHECKING:
     from maskrcnn.ops.rle import RLE
 
 Size = tuple[int, int]  # (height, width)
+_PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 @dataclass(frozen=True)
@@ -288,7 +294,6 @@ class Detections:
 
     def draw(self, picture: np.ndarray | None = None) -> np.ndarray:
         """The picture (H, W, 3) uint8 with masks, boxes, names and scores drawn over a copy of it."""
-        from maskrcnn.errors import InputError
         from maskrcnn.ops.draw import draw_detections
 
         if picture is None and self.picture is None:
@@ -297,7 +302,20 @@ class Detections:
         return draw_detections(canvas, self)
 
     def save(self, path: str | Path) -> Path:
-        """Write an overlay (.png, .jpg) or the COCO records with the picture's name and size (.json)."""
-        from maskrcnn.ops.draw import save_detections
+        """Write the picture with everything found drawn on it (.png, .jpg), or the records (.json); whole or not at all.
 
-        return save_detections(self, Path(path))
+        JSON: {"source", "size": [H, W], "detections": COCO result records, each with its "category_name"}.
+        """
+        target, suffix = Path(path), Path(path).suffix.lower()
+        if suffix not in (".json", *_PICTURE_FORMATS):
+            raise InputError("cannot be written", file=target, found=suffix, expected=".png, .jpg or .json")
+        if suffix == ".json":
+            records = [record | {"category_name": name} for record, name in zip(self.coco(), self.names, strict=True)]
+            text = json.dumps({"source": self.source, "size": list(self.size), "detections": records})
+            with whole_file(target) as unfinished:
+                unfinished.write_text(text, encoding="utf-8")
+            return target
+        overlay = Image.fromarray(self.draw())
+        with whole_file(target) as unfinished:
+            overlay.save(unfinished, format=_PICTURE_FORMATS[suffix], quality=92)
+        return target

@@ -144,7 +144,9 @@ def test_other_classes_boxes_do_not_learn() -> None:
     assert gradient.ne(0).any(dim=2).tolist() == [[False, True, False], [False, False, False]]
 
 
-@pytest.mark.parametrize(("name", "value"), [("rois_per_image", 0), ("foreground_fraction", 2.0), ("foreground_iou", -1.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("rois_per_image", 0), ("foreground_fraction", 2.0), ("foreground_iou", -1.0)]
+)
 def test_impossible_values(name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"BoxLossConfig\.{name}: impossible value; found {value}"):
         BoxLossConfig(**{name: value})  # type: ignore[arg-type]

@@ -18,7 +18,9 @@ def test_alone_it_is_the_count(count: int | Tensor, expected: float) -> None:
 
 
 @pytest.mark.parametrize(("mine", "others", "expected"), [(10, 2, 3.0), (0, 12, 3.0), (0, 0, 0.25), (12, 0, 3.0)])
-def test_among_four_it_is_a_quarter_of_all(mine: int, others: int, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_among_four_it_is_a_quarter_of_all(
+    mine: int, others: int, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 4)
     monkeypatch.setattr(dist, "all_reduce", lambda total: total.add_(others))

@@ -22,9 +22,7 @@ def grids(height: int, width: int) -> list[tuple[int, int]]:
 def test_of_a_cell() -> None:
     boxes = cell_anchors((16.0,), (0.5, 1.0, 2.0))
     torch.testing.assert_close((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), torch.full((3,), 256.0))
-    torch.testing.assert_close(
-        (boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0]), torch.tensor([0.5, 1.0, 2.0])
-    )
+    torch.testing.assert_close((boxes[:, 3] - boxes[:, 1]) / (boxes[:, 2] - boxes[:, 0]), torch.tensor([0.5, 1.0, 2.0]))
     assert torch.equal(boxes[:, :2], -boxes[:, 2:])
     assert boxes[1].tolist() == [-8, -8, 8, 8]
 

@@ -57,9 +57,17 @@ def test_sides_that_strides_do_not_divide() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet5000", {}, r"backbone\.name: timm cannot make it .*; found resnet5000; expected a name of timm.list_mod"),
+        (
+            "resnet5000",
+            {},
+            r"backbone\.name: timm cannot make it .*; found resnet5000; expected a name of timm.list_mod",
+        ),
         ("resnet18", {"colour": "red"}, r"backbone\.name: timm cannot make it .*colour"),
-        ("vit_tiny_patch16_224", {}, r"backbone\.name: no such feature maps; found vit_tiny_patch16_224; .*\[4, 8, 32\]"),
+        (
+            "vit_tiny_patch16_224",
+            {},
+            r"backbone\.name: no such feature maps; found vit_tiny_patch16_224; .*\[4, 8, 32\]",
+        ),
         ("resnet18", {"output_stride": 16}, r"no such feature maps; found resnet18; expected strides \[32\]"),
     ],
 )

@@ -125,13 +125,17 @@ def test_equal_scores_all_stay() -> None:
     rois = Proposals(boxes, torch.zeros(1, 6), torch.ones(1, 6, dtype=torch.bool))
     out = BoxOutputs(torch.zeros(6, 3), torch.zeros(6, 2, 4))
     found = select_detections(out, rois, torch.tensor([[50.0, 200.0]]), CODER, replace(CONFIG, max_detections=20))
-    rows = {(label, *box) for label, box in zip(found.labels[0].tolist(), found.boxes[0].tolist(), strict=True) if label}
+    rows = {
+        (label, *box) for label, box in zip(found.labels[0].tolist(), found.boxes[0].tolist(), strict=True) if label
+    }
     assert rows == {(label, *box) for label in (1, 2) for box in boxes[0].tolist()}
     assert found.scores[0, :12].tolist() == pytest.approx([1 / 3] * 12)
 
 
 def test_of_equal_scores_on_one_place_one_stays() -> None:
-    rois = Proposals(torch.tensor([[[0.0, 0.0, 10.0, 10.0]] * 5]), torch.zeros(1, 5), torch.ones(1, 5, dtype=torch.bool))
+    rois = Proposals(
+        torch.tensor([[[0.0, 0.0, 10.0, 10.0]] * 5]), torch.zeros(1, 5), torch.ones(1, 5, dtype=torch.bool)
+    )
     out = BoxOutputs(torch.zeros(5, 2), torch.zeros(5, 1, 4))
     assert select_detections(out, rois, torch.tensor([[50.0, 50.0]]), CODER, CONFIG).valid.sum() == 1
 

@@ -114,7 +114,10 @@ def test_values_of_every_kind() -> None:
         ({"name": "x", "inner": {"widht": 1}}, r"Outer\.inner: unknown field; found widht; expected width"),
         ({"name": "x", "inner": 3}, r"Outer\.inner: not a config; found 3"),
         ({"name": 3}, r"Outer\.name: wrong type; found 3; expected text"),
-        ({"name": "x", "inner": {"width": 1.5}}, r"Outer\.inner\.width: wrong type; found 1\.5; expected a whole number"),
+        (
+            {"name": "x", "inner": {"width": 1.5}},
+            r"Outer\.inner\.width: wrong type; found 1\.5; expected a whole number",
+        ),
         ({"name": "x", "maybe": {"width": True}}, r"Outer\.maybe\.width: wrong type; found True"),
         ({"name": "x", "pair": [1]}, r"Outer\.pair: wrong type; found \[1\]; expected a list of 2"),
         ({"name": "x", "pair": [1, "2"]}, r"Outer\.pair\[1\]: wrong type; found '2'; expected a number"),

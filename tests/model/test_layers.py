@@ -57,7 +57,9 @@ def test_first_values() -> None:
     init_conv(conv, std=0.01)
     assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
     init_linear(linear)
-    assert linear.weight.abs().max().item() == pytest.approx(math.sqrt(3 / 300), rel=0.05)  # uniform, variance 1 / fan in
+    assert linear.weight.abs().max().item() == pytest.approx(
+        math.sqrt(3 / 300), rel=0.05
+    )  # uniform, variance 1 / fan in
     init_linear(linear, std=0.001)
     assert linear.weight.std().item() == pytest.approx(0.001, rel=0.05)
     assert conv.bias is not None and not conv.bias.any() and not linear.bias.any()

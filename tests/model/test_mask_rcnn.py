@@ -166,12 +166,14 @@ def test_the_size_is_a_choice(tiny_model: MaskRCNN) -> None:
     seen: list[tuple[int, ...]] = []
     tiny_model.backbone.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape[2:])))
     for size in (None, 40, "native"):
-        found = tiny_model(pictures((100, 128)), Limits(size=size))  # type: ignore[arg-type]
+        found = tiny_model(pictures((100, 128)), Limits(size=size))
         assert found[0].size == (100, 128)
     assert seen == [(64, 96), (64, 64), (128, 128)]  # of 64 x 82, 40 x 51 and 100 x 128
 
 
-def batch_of(found: DetectionBatch, image_sizes: list[list[float]], original: tuple[tuple[int, int], ...]) -> ImageBatch:
+def batch_of(
+    found: DetectionBatch, image_sizes: list[list[float]], original: tuple[tuple[int, int], ...]
+) -> ImageBatch:
     return ImageBatch(torch.zeros(len(original), 3, 1, 1), torch.tensor(image_sizes), original)
 
 

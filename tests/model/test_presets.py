@@ -8,7 +8,7 @@ from torch import nn
 
 from maskrcnn.errors import InputError
 from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.model.presets import PRESETS, preset
+from maskrcnn.model.presets import PRESETS, from_scratch, preset
 
 
 def model(name: str) -> MaskRCNN:
@@ -43,8 +43,23 @@ def test_the_standard_is_the_papers() -> None:
     assert (config.box_head.side, config.box_head.fc_channels) == (7, 1024)
     assert config.mask_head is not None
     assert (config.mask_head.side, config.mask_head.num_convs, config.mask_head.pooled_side) == (28, 4, 14)
-    assert (config.detection.score_threshold, config.detection.nms_iou, config.detection.max_detections) == (0.05, 0.5, 100)
+    assert (config.detection.score_threshold, config.detection.nms_iou, config.detection.max_detections) == (
+        0.05,
+        0.5,
+        100,
+    )
     assert preset("r101-fpn", ("a",), (1,)) == replace(config, backbone=replace(config.backbone, name="resnet101"))
+
+
+def test_from_scratch_nothing_is_frozen() -> None:
+    config = from_scratch(preset("r50-fpn", ("a",), (1,)))
+    assert (config.backbone.norm, config.backbone.frozen_stages) == ("group", 0)
+    assert config.mask_head is not None
+    assert config.fpn.norm == config.mask_head.norm == "group"
+    assert from_scratch(config) == config
+    assert from_scratch(preset("nano", ("a",), (1,))) == preset("nano", ("a",), (1,))
+    boxes_only = from_scratch(replace(preset("r50-fpn", ("a",), (1,)), mask_head=None))
+    assert boxes_only.mask_head is None and boxes_only.backbone.norm == "group"
 
 
 @torch.no_grad()

@@ -42,7 +42,9 @@ def test_equals_torchvision_box_by_box(side: int, aligned: bool, sampling_ratio:
     assert levels == {2, 3, 4, 5}
 
 
-@pytest.mark.parametrize(("size", "level"), [(1, 0), (111, 0), (112, 1), (223, 1), (224, 2), (447, 2), (448, 3), (9000, 3)])
+@pytest.mark.parametrize(
+    ("size", "level"), [(1, 0), (111, 0), (112, 1), (223, 1), (224, 2), (447, 2), (448, 3), (9000, 3)]
+)
 def test_levels_of_the_paper(size: float, level: int) -> None:
     pooler = RoIPooler(RoIPoolerConfig(), 7, STRIDES)
     assert pooler.levels(torch.tensor([[5.0, 5.0, 5.0 + size, 5.0 + size]])).tolist() == [level]

@@ -92,7 +92,9 @@ def test_one_picture_gives_the_same_as_in_a_batch() -> None:
     together = propose(out, sizes, CONFIG)
     for i in range(3):
         one = slice(i, i + 1)
-        alone = propose(RPNOutputs([x[one] for x in out.logits], [x[one] for x in out.deltas], out.anchors), sizes[one], CONFIG)
+        alone = propose(
+            RPNOutputs([x[one] for x in out.logits], [x[one] for x in out.deltas], out.anchors), sizes[one], CONFIG
+        )
         assert torch.equal(alone.boxes[0], together.boxes[i])
         assert torch.equal(alone.logits[0], together.logits[i])
         assert torch.equal(alone.valid[0], together.valid[i])
@@ -157,5 +159,7 @@ def test_first_outputs_say_neither_yes_nor_no() -> None:
 
 
 def test_sizes_for_each_level() -> None:
-    with pytest.raises(InputError, match=r"AnchorConfig\.sizes: impossible value; .*expected one tuple for each of \['p2', 'p3'\]"):
+    with pytest.raises(
+        InputError, match=r"AnchorConfig\.sizes: impossible value; .*expected one tuple for each of \['p2', 'p3'\]"
+    ):
         RPN(CONFIG, 6, {"p2": 4, "p3": 8})

@@ -9,7 +9,7 @@ from maskrcnn.ops.contrast import stretch
 
 
 def by_hand(picture: Tensor, fraction: float) -> np.ndarray:
-    """In float64: the ends are the first values that the share `fraction` of all values lies below, from either side."""
+    """In float64: the ends are the values with the share `fraction` of all values beyond them."""
     values = np.sort(picture.numpy().ravel()).astype(np.float64)
     cut = int(np.floor(fraction * len(values)))
     low, high = values[cut], values[len(values) - 1 - cut]

@@ -152,7 +152,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("maskrcnn.ops.draw.os.replace", fail)
+    monkeypatch.setattr("maskrcnn.ops.files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         _found(2).save(path)
     assert path.read_text() == "old"

@@ -134,11 +134,11 @@ def test_others_may_read_a_checkpoint(checkpoint: Path) -> None:
     ],
 )
 def test_no_safetensors_file(content: bytes, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
+    path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
         load_model(path)
-    assert "model.pth" in str(caught.value)
+    assert "model.safetensors" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

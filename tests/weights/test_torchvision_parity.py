@@ -1,4 +1,4 @@
-"""Torchvision's detectors with random weights, converted: the same answer from every stage, the same losses and gradients.
+"""Torchvision's detectors with random weights, converted: the same answer of every stage, the same gradients.
 
 Both sides round float32 differently, by about 1e-6, so two proposals whose scores or whose IoU differ from a limit by
 less than that may change places. Where a test counts such pairs it says so.
@@ -6,23 +6,20 @@ less than that may change places. Where a test counts such pairs it says so.
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as tv
+from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-from torchvision.models.detection.transform import _resize_image_and_masks
 
 from maskrcnn.data.opening import open_dataset
-from maskrcnn.errors import InputError, InputErrors
 from maskrcnn.losses.mask_rcnn_loss import LossConfig, MaskRCNNLoss, torchvision_loss
 from maskrcnn.losses.sampler import sample
 from maskrcnn.model.box_head import select_detections
@@ -32,10 +29,8 @@ from maskrcnn.model.rpn import RPNOutputs, propose
 from maskrcnn.ops import rle
 from maskrcnn.ops.boxes import clip, iou
 from maskrcnn.ops.nms import top_k_padded
-from maskrcnn.predictor import load
 from maskrcnn.structures import DetectionBatch, GtMasks, ImageBatch, Proposals, RasterShape, Target
-from maskrcnn.weights.files import load_model, save_checkpoint
-from maskrcnn.weights.torchvision import convert, load_torchvision, looks_like, rename
+from maskrcnn.weights.torchvision import load_torchvision, rename
 
 NUM_CLASSES = 4  # K
 AT_LIMIT = 1e-5  # two scores, or an IoU and its limit, that are nearer than this may fall on either side
@@ -59,8 +54,8 @@ SMALL = {  # numbers that keep a test quick
 # --- detectors with random weights whose scores differ ----------------------------------------------------------------
 
 
-def randomise(peer: nn.Module, picture: Tensor) -> None:
-    """Values that a trained network might have: no bias is 0, no norm does nothing, and outputs have a useful spread."""
+def randomise(peer: Any, picture: Tensor) -> None:
+    """Values that a trained network might have: no bias is 0, no norm does nothing, and scores differ."""
     for name, module in peer.named_modules():
         if getattr(module, "running_mean", None) is not None:
             damping = 0.2 if name.endswith("bn3") else 1.0  # the sum of residual blocks would grow without bound
@@ -70,34 +65,35 @@ def randomise(peer: nn.Module, picture: Tensor) -> None:
             module.running_var.uniform_(0.5, 1.5)
         elif getattr(module, "bias", None) is not None:
             module.bias.data.normal_(std=0.02)
-    for module, std in _outputs(peer):
-        _spread_at_first_call(module, std)
     with torch.no_grad():
-        peer.eval()([picture])
+        levels = peer.eval().backbone(peer.transform([picture])[0].tensors).values()
+        hidden = [peer.rpn.head.conv(level) for level in levels]
+        spread(peer.rpn.head.cls_logits, [peer.rpn.head.cls_logits(x) for x in hidden], 1.5)
+        spread(peer.rpn.head.bbox_pred, [peer.rpn.head.bbox_pred(x) for x in hidden], 0.3)
+        spread_at_first_call(peer.roi_heads.box_predictor.cls_score, 1.5)
+        spread_at_first_call(peer.roi_heads.box_predictor.bbox_pred, 1.0)
+        if peer.roi_heads.has_mask():
+            spread_at_first_call(peer.roi_heads.mask_predictor.mask_fcn_logits, 2.0)
+        peer([picture])
 
 
-def _outputs(peer: Any) -> Iterator[tuple[nn.Module, float]]:
-    yield peer.rpn.head.cls_logits, 1.5
-    yield peer.rpn.head.bbox_pred, 0.3
-    yield peer.roi_heads.box_predictor.cls_score, 1.5
-    yield peer.roi_heads.box_predictor.bbox_pred, 1.0
-    if peer.roi_heads.has_mask():
-        yield peer.roi_heads.mask_predictor.mask_fcn_logits, 2.0
+def spread(module: Any, outputs: list[Tensor], std: float) -> None:
+    """Scale and shift a last layer so that the widest of these outputs of it has deviation `std`, around 0."""
+    rows = [output.movedim(1, -1).flatten(0, -2) for output in outputs]  # (any, channels)
+    mean = torch.cat(rows).mean(0)
+    factor = std / max(float((row - mean).std()) for row in rows)
+    module.weight.data.mul_(factor)
+    module.bias.data.sub_(mean).mul_(factor)
 
 
-def _spread_at_first_call(module: Any, std: float) -> None:
-    """Scale and shift a last layer so that each channel has mean 0, and all of them together have deviation `std`."""
-
-    def spread(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def spread_at_first_call(module: Any, std: float) -> None:
+    def change(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         hook.remove()
-        mean = output.mean([0, *range(2, output.ndim)])
-        factor = std / (output.movedim(1, -1) - mean).std()
-        module.weight.data.mul_(factor)
-        module.bias.data.sub_(mean).mul_(factor)
+        spread(module, [output], std)
         again: Tensor = module(*inputs)
         return again
 
-    hook = module.register_forward_hook(spread)
+    hook = module.register_forward_hook(change)
 
 
 def picture(height: int, width: int, seed: int) -> Tensor:
@@ -126,7 +122,9 @@ def pair(build: Callable[..., Any], seed: int = 0, num_classes: int = NUM_CLASSE
     ours = load_torchvision(peer.state_dict())
     config = replace(
         ours.config,
-        preprocess=replace(ours.config.preprocess, shortest=peer.transform.min_size[-1], longest=peer.transform.max_size),
+        preprocess=replace(
+            ours.config.preprocess, shortest=peer.transform.min_size[-1], longest=peer.transform.max_size
+        ),
         rpn=replace(ours.config.rpn, post_nms_top_n=peer.rpn._post_nms_top_n["testing"]),
         detection=replace(ours.config.detection, max_detections=peer.roi_heads.detections_per_img),
     )
@@ -229,7 +227,7 @@ def matches(ours: Tensor, theirs: Tensor, tolerance: float = 0.02) -> tuple[Tens
 
 
 def pairs_at_limit(boxes: Tensor, scores: Tensor, limit: float, cuts: tuple[float, ...]) -> int:
-    """Pairs whose order, or whose IoU being above `limit`, may differ, and scores that may fall on either side of a cut."""
+    """Pairs that may suppress one another either way, and scores that may fall on either side of a cut."""
     overlap, apart = iou(boxes, boxes), (scores[:, None] - scores).abs()
     doubtful = ((overlap - limit).abs() < AT_LIMIT) | ((overlap > limit) & (apart < AT_LIMIT))
     return int(doubtful.triu(1).sum()) + sum(int(((scores - cut).abs() < AT_LIMIT).sum()) for cut in cuts)
@@ -272,7 +270,7 @@ def compare_detections(ours: dict[str, Tensor], theirs: dict[str, Tensor], at_le
     mine, its = matches(ours["boxes"] + offset[0], theirs["boxes"] + offset[1])
     assert len(mine) >= at_least * len(theirs["boxes"])
     assert theirs["scores"].std() > 0.01
-    assert len(theirs["labels"].unique()) > 1
+    assert theirs["labels"].float().std() > 0
     for name in theirs.keys() - {"labels", "masks"}:
         assert_near(ours[name][mine], theirs[name][its], 1e-3)
 
@@ -293,6 +291,21 @@ def test_a_detector_without_masks(pictures: list[Tensor]) -> None:
     assert both.ours.config.mask_head is None
     theirs, ours = steps_of_peer(both.peer, pictures[:1]), steps_of_ours(both.ours, pictures[:1])
     compare_detections(ours.detections[0], theirs.detections[0])
+
+
+def test_a_frozen_backbone_without_eps(pictures: list[Tensor]) -> None:
+    """As the published weights of the first versions run: nothing is added to variances, however small they are."""
+    peer = tv.MaskRCNN(resnet_fpn_backbone(backbone_name="resnet18", weights=None), NUM_CLASSES + 1, min_size=192)
+    overwrite_eps(peer, 0.0)
+    randomise(peer, pictures[0])
+    peer.backbone.body.bn1.running_var.uniform_(1e-5, 1e-4)
+    ours = load_torchvision(peer.state_dict())
+    batch, _ = peer.transform(pictures[:1])
+    with torch.no_grad():
+        theirs = peer.backbone(batch.tensors)
+        for mine, its in zip(ours.fpn(ours.backbone(batch.tensors)).values(), theirs.values(), strict=True):
+            assert_near(mine, its, 1e-4)
+        assert (peer.backbone.body.bn1.eps, its.std() > 0.1) == (0.0, True)
 
 
 @pytest.mark.slow
@@ -359,9 +372,11 @@ def as_target(theirs: dict[str, Tensor], seed: int) -> Target:
         window, left, top = rle.decode_window(rle.encode(mask))
         shapes.append(RasterShape(window, left, top, mask.shape))
     count = len(shapes)
-    size = tuple(theirs["masks"].shape[1:])
+    height, width = theirs["masks"].shape[1:]
     no_crowd = torch.zeros(count, dtype=torch.bool)
-    return Target(theirs["boxes"], theirs["labels"], GtMasks(tuple(shapes)), no_crowd, size, sampling_seed=seed)
+    return Target(
+        theirs["boxes"], theirs["labels"], GtMasks(tuple(shapes)), no_crowd, (height, width), sampling_seed=seed
+    )
 
 
 def freeze_norms(model: nn.Module) -> None:
@@ -382,7 +397,7 @@ def learn(both: Pair, images: list[Tensor], objects: list[dict[str, Tensor]], le
     sizes = torch.tensor(batch.image_sizes, dtype=torch.float32)
     targets = [as_target(target, seed) for seed, target in enumerate(resized)]
     config, recorder = loss_config(peer), Recorder()
-    our_batch = ImageBatch(batch.tensors, sizes, tuple(image.shape[1:] for image in images))
+    our_batch = ImageBatch(batch.tensors, sizes, tuple((image.shape[1], image.shape[2]) for image in images))
     our_losses = MaskRCNNLoss(ours, config, recorder)(our_batch, targets)
     our_losses["total"].backward()
 
@@ -422,23 +437,24 @@ def compare_gradients(ours: MaskRCNN, peer: Any, relative: float) -> None:
     for name, parameter in learning.items():
         scale = gradients[name].abs().max()
         assert scale > 0, name
+        assert parameter.grad is not None
         difference = (parameter.grad - gradients[name]).abs().max() / scale
         assert difference < relative, f"{name}: {difference:.2e}"
 
 
-LEARNING = {"rpn_post_nms_top_n_train": 100, "box_batch_size_per_image": 24, "min_size": 96, "max_size": 128}
+LEARNING = {"rpn_post_nms_top_n_train": 100, "box_batch_size_per_image": 12, "min_size": 96, "max_size": 128}
 
 
 @pytest.mark.parametrize(
     ("build", "options", "dtype", "learn_norms", "relative"),
     [
         # In float32 a unit of ReLU whose input is within rounding of 0 may pass its gradient on one side only.
-        (tv.maskrcnn_resnet50_fpn, {}, torch.float64, False, 1e-4),
-        (tv.maskrcnn_resnet50_fpn_v2, {"min_size": 112, "max_size": 150}, torch.float64, False, 1e-4),
+        (tv.maskrcnn_resnet50_fpn, {"min_size": 64, "max_size": 96}, torch.float64, False, 1e-3),
+        (tv.maskrcnn_resnet50_fpn_v2, {"min_size": 70, "max_size": 96}, torch.float64, False, 1e-3),
         (tv.maskrcnn_resnet50_fpn, {}, torch.float32, False, 1e-2),
         (tv.maskrcnn_resnet50_fpn_v2, {}, torch.float32, True, 5e-2),  # statistics of so few values enlarge rounding
     ],
-    ids=["v1", "v2 resized", "v1 float32", "v2 with batch statistics"],
+    ids=["v1 resized", "v2 resized", "v1 float32", "v2 with batch statistics"],
 )
 def test_learning(
     build: Callable[..., Any], options: dict[str, Any], dtype: torch.dtype, learn_norms: bool, relative: float

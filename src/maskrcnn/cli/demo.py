@@ -55,7 +55,9 @@ def run(options: Options) -> int:
         "seconds": round(time.monotonic() - began, 1),
     }
     write_json(options.out / "summary.json", summary)
-    console.print(f"\n{len(pngs)} pictures and summary.json are in {options.out.resolve()}, after {summary['seconds']:.0f} s")
+    console.print(
+        f"\n{len(pngs)} pictures and summary.json are in {options.out.resolve()}, after {summary['seconds']:.0f} s"
+    )
     return 0
 
 
@@ -79,7 +81,7 @@ def _nuclei(options: Options, console: Console) -> dict[str, Any]:
 
 def _shapes(options: Options, console: Console) -> dict[str, Any]:
     """Train on drawn shapes and score; the run's folder holds curves and pictures."""
-    from maskrcnn.training.recipe import drawn_shapes
+    from maskrcnn.training.recipe import small_drawings
     from maskrcnn.training.train import train
 
     console.rule(f"2. drawn shapes: learning from nothing, {options.minutes:g} minutes")
@@ -89,7 +91,7 @@ def _shapes(options: Options, console: Console) -> dict[str, Any]:
         out=options.out / "shapes",
         preset="nano",
         scale=1.0,
-        recipe=drawn_shapes(options.minutes),
+        recipe=small_drawings(options.minutes),
         device=options.device,
         licence="Apache-2.0",
     )

@@ -12,14 +12,16 @@ from importlib import import_module
 from typing import Any
 
 from maskrcnn import __version__
-from maskrcnn.errors import InputError
+from maskrcnn.errors import InputError, InputErrors
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
 
 # Each command is a module of this folder with a dataclass `Options` and a function `run(options) -> exit status`.
 COMMANDS = {
+    "train": "learn from labelled pictures: weights, scores, curves",
     "predict": "find the objects of pictures: overlays and COCO records",
     "evaluate": "score a detector on labelled pictures: AP, per class, curves",
+    "demo": "segment real pictures, then learn drawn shapes from nothing",
 }
 
 
@@ -64,6 +66,11 @@ def _guarded(module: Any, options: Any) -> int:
     except WrongUse as error:
         _explain(str(error), options.debug)
         return WRONG_USE
+    except InputErrors as errors:
+        for each in errors.errors:
+            _explain(str(each), options.debug)
+        count = len(errors.errors)
+        _explain(f"{count} problem{'s' * (count != 1)}", options.debug)
     except (InputError, OSError) as error:  # OSError: a full disk, a folder that may not be written to
         _explain(str(error), options.debug)
     except Exception as error:  # a fault of ours: the promise of one line holds all the same

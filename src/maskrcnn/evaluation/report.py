@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn.evaluation.coco_ap import CocoScores
 from maskrcnn.evaluation.scores import ScoreCurve
+from maskrcnn.ops.files import whole_file
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +63,8 @@ def save(evaluation: Evaluation, folder: Path) -> list[Path]:
         "confusion.png": lambda path: curves.save_figure(curves.confusion(evaluation), path),
     }
     for name, write in files.items():
-        _write_whole(folder / name, write)
+        with whole_file(folder / name) as unfinished:
+            write(unfinished)
     return [folder / name for name in files]
 
 
@@ -165,16 +165,3 @@ def _shown(value: float | None) -> str:
 
 def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
     path.write_text(json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside `path` under another name, then rename: killed in between, the file before is intact."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp makes a file that only its owner may read
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ class Limits:
 
     score_threshold: float | None = None  # 0 to 1
     nms_iou: float | None = None  # 0 to 1, between boxes of one class
-    max_detections: int | None = None  # per picture, no cap
+    max_detections: int | None = None  # per picture, no cap; lifts the proposals to at least as many
     proposals: int | None = None  # per picture; also lifts the RPN's pre-NMS limit to at least this
     class_agnostic_nms: bool | None = None
     mask_nms_iou: float | None = None  # 0 to 1, between masks
@@ -82,11 +82,12 @@ class Limits:
         """`config` with these values in their places."""
         names = ("score_threshold", "nms_iou", "max_detections", "class_agnostic_nms", "mask_nms_iou")
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        detection = replace(config.detection, **asked)
         rpn = config.rpn
-        if self.proposals is not None:
-            lifted = max(rpn.pre_nms_top_n, self.proposals)
-            rpn = replace(rpn, post_nms_top_n=self.proposals, pre_nms_top_n=lifted)
-        return replace(config, rpn=rpn, detection=replace(config.detection, **asked))
+        # more detections than proposals could not be: asking for many lifts the proposals too
+        proposals = self.proposals or max(rpn.post_nms_top_n, detection.max_detections)
+        rpn = replace(rpn, post_nms_top_n=proposals, pre_nms_top_n=max(rpn.pre_nms_top_n, proposals))
+        return replace(config, rpn=rpn, detection=detection)
 
 
 class MaskRCNN(nn.Module):

@@ -43,6 +43,29 @@ class PreprocessConfig:
         require(min(self.std) > 0, self, "std", "above 0")
         require(self.divisor > 0, self, "divisor", "at least 1")
 
+    def resized_size(self, original: Size, size: int | Literal["native"] | None = None) -> Size:
+        """(height, width) of the resized frame for a picture of `original` size."""
+        factor = self._factor(original, size)
+        if self.rounding == "floor":
+            return max(1, math.floor(original[0] * factor)), max(1, math.floor(original[1] * factor))
+        return max(1, math.floor(original[0] * factor + 0.5)), max(1, math.floor(original[1] * factor + 0.5))
+
+    def _factor(self, original: Size, size: int | Literal["native"] | None) -> float:
+        if size == "native":
+            return 1.0
+        shorter, longer = min(original), max(original)
+        wanted = size if size is not None else self.shortest
+        if size is None and self.scale is not None:
+            factor = self.scale
+        elif wanted is None:
+            factor = 1.0
+        else:
+            factor = wanted / shorter
+        if size is not None:  # asked for by the caller: the shape limit widens with it
+            longest = max(self.longest, round(size * self.longest / (self.shortest or size)))
+            return min(factor, longest / longer)
+        return min(factor, self.longest / longer)
+
 
 class Preprocess(nn.Module):
     """Pictures (3, H_i, W_i), uint8 or float 0..1 RGB, to one `ImageBatch`."""
@@ -81,36 +104,13 @@ class Preprocess(nn.Module):
         return ((values / 255 if image.dtype == torch.uint8 else values) - self.mean) / self.std
 
     def resize(self, image: Tensor, size: int | Literal["native"] | None) -> Tensor:
-        target = self.resized_size(_size(image), size)
+        target = self.config.resized_size(_size(image), size)
         if target == _size(image):
             return image
         resized: Tensor = F.interpolate(
             image[None], target, mode="bilinear", align_corners=False, antialias=self.config.antialias
         )[0]
         return resized
-
-    def resized_size(self, original: Size, size: int | Literal["native"] | None = None) -> Size:
-        """(height, width) of the resized frame for a picture of `original` size."""
-        factor = self._factor(original, size)
-        if self.config.rounding == "floor":
-            return max(1, math.floor(original[0] * factor)), max(1, math.floor(original[1] * factor))
-        return max(1, math.floor(original[0] * factor + 0.5)), max(1, math.floor(original[1] * factor + 0.5))
-
-    def _factor(self, original: Size, size: int | Literal["native"] | None) -> float:
-        if size == "native":
-            return 1.0
-        shorter, longer = min(original), max(original)
-        wanted = size if size is not None else self.config.shortest
-        if size is None and self.config.scale is not None:
-            factor = self.config.scale
-        elif wanted is None:
-            factor = 1.0
-        else:
-            factor = wanted / shorter
-        if size is not None:  # asked for by the caller: the shape limit widens with it
-            longest = max(self.config.longest, round(size * self.config.longest / (self.config.shortest or size)))
-            return min(factor, longest / longer)
-        return min(factor, self.config.longest / longer)
 
     def pad(self, pixels: Sequence[Tensor], original_sizes: Sequence[Size]) -> ImageBatch:
         """One tensor (N, 3, H, W) with zeros to the right and below, H and W multiples of `divisor`."""

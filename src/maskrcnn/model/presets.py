@@ -52,7 +52,7 @@ def nano(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
 
 
 def from_scratch(config: MaskRCNNConfig) -> MaskRCNNConfig:
-    """`config` for a body that nothing was learned in before: group norm in place of frozen statistics, all stages learn.
+    """`config` for a body without pretraining: group norm in place of frozen statistics, and all stages learn.
 
     Frozen batch norm keeps the statistics of a pretraining; without one there is nothing to keep, and the residual
     branches, whose last scale starts at zero, would never open (He et al. 2019, Rethinking ImageNet Pre-training, 3.1).

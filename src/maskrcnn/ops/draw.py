@@ -6,11 +6,8 @@ between its rounded edges: [10, 20) is drawn on columns 10 to 19.
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +27,6 @@ _FILL = 0.4  # opacity of a mask
 _MOST_LABELS = 30  # beyond this names would hide the objects, and boxes are drawn faintly
 _CROWDED_BOX = 0.45  # opacity of boxes then
 _GOLDEN_ANGLE = 137.508  # degrees; hues that follow each other stay far apart however many there are
-_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
 @dataclass(frozen=True)
@@ -95,23 +91,6 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
     return np.asarray(canvas)
 
 
-def save_detections(found: Detections, path: Path) -> Path:
-    """Write detections to a file that is there whole or not at all, and return its path.
-
-    .png, .jpg: the picture with everything found drawn on it. .json: {"source", "size": [H, W], "detections": COCO
-    result records, each with its "category_name"}.
-    """
-    suffix = path.suffix.lower()
-    if suffix == ".json":
-        records = [record | {"category_name": name} for record, name in zip(found.coco(), found.names, strict=True)]
-        content = {"source": found.source, "size": list(found.size), "detections": records}
-        return _write_whole(path, lambda temporary: temporary.write_text(json.dumps(content), encoding="utf-8"))
-    if suffix not in _FORMATS:
-        raise InputError("cannot be written", file=path, found=suffix, expected=".png, .jpg or .json")
-    overlay = Image.fromarray(found.draw())
-    return _write_whole(path, lambda temporary: overlay.save(temporary, format=_FORMATS[suffix], quality=92))
-
-
 def palette(count: int) -> list[Colour]:
     """`count` colours, RGB 0..255, of like strength; neighbours differ most, and the first ones never change."""
     index = np.arange(count)
@@ -142,12 +121,11 @@ def _draw(picture: np.ndarray, size: tuple[int, int], objects: list[_Object]) ->
 
 def _draw_masks(canvas: np.ndarray, objects: list[_Object], colours: list[Colour], line: int) -> None:
     """Blend the masks into `canvas`, then trace their rims, which lie inside the masks."""
-    windows = [None if item.mask is None else decode_window(item.mask) for item in objects]
     for opacity, only_rim in ((_FILL, False), (1.0, True)):
-        for item, window, colour in list(zip(objects, windows, colours, strict=True))[::-1]:
-            if window is None:
+        for item, colour in list(zip(objects, colours, strict=True))[::-1]:
+            if item.mask is None:
                 continue
-            bitmap, left, top = window
+            bitmap, left, top = decode_window(item.mask)  # one at a time: hundreds of windows need not fit in memory
             chosen = _rim(bitmap > 0, _line_of(item.box, line)) if only_rim else bitmap > 0
             part = canvas[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]
             mixed = (1 - opacity) * part[chosen] + opacity * np.array(colour)
@@ -228,15 +206,3 @@ def _check_picture(picture: np.ndarray, size: tuple[int, int]) -> None:
     given, needed = (picture.shape, picture.dtype.name), ((*size, 3), "uint8")
     if given != needed:
         raise InputError("does not fit what is to be drawn", field="picture", found=given, expected=str(needed))
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` fill a file beside `path`, then put it in its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -29,7 +29,7 @@ def nms_keep(
     rows = torch.arange(boxes.shape[0], device=boxes.device) if valid is None else valid.nonzero().squeeze(1)
     chosen, chosen_scores = boxes.detach()[rows], scores.detach()[rows].to(boxes.dtype)
     chosen_groups = torch.zeros_like(rows) if groups is None else groups[rows]
-    if torch.compiler.is_compiling() or (groups is not None and boxes.device.type != "cpu"):
+    if torch.compiler.is_compiling() or (groups is not None and boxes.device.type == "cuda"):
         kept = _keep_in_one_call(chosen, chosen_scores, chosen_groups, iou)
     else:
         kept = _keep_group_by_group(chosen, chosen_scores, chosen_groups, iou)
@@ -84,7 +84,7 @@ def _keep_group_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou: flo
 
 
 def _keep_in_one_call(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:
-    """(B,) bool, each group moved to a place of its own: for a GPU, and where a graph is recorded.
+    """(B,) bool, each group moved to a place of its own: for CUDA, and where a graph is recorded.
 
     The sum is made in float64, which has 29 bits more than a float32 coordinate: in float32 the offset would round
     the coordinates, and a box's IoU would depend on the number of its group. Two empty boxes stand at the end, since

@@ -8,7 +8,16 @@ import numpy as np
 import torch
 
 from maskrcnn.data.dataset import Dataset
-from maskrcnn.data.transforms import Compose, Flip, Photometric, QuarterTurn, ResizeShortest, ScaledCrop, Transform
+from maskrcnn.data.transforms import (
+    Compose,
+    Flip,
+    Photometric,
+    QuarterTurn,
+    ResizeShortest,
+    ScaledCrop,
+    ScaleJitter,
+    Transform,
+)
 from maskrcnn.model.preprocess import PreprocessConfig
 from maskrcnn.ops.contrast import stretch
 from maskrcnn.structures import Target
@@ -25,14 +34,28 @@ class ContrastStretch:
         return stretch(torch.from_numpy(np.ascontiguousarray(picture)), self.fraction).numpy(), target
 
 
+@dataclass(frozen=True)
+class CropAround:
+    """A square crop of `size` px from the picture at `scale` times the size at which the network will detect in it."""
+
+    size: int
+    scale: tuple[float, float]
+    preprocess: PreprocessConfig
+
+    def __call__(self, picture: np.ndarray, target: Target, rng: np.random.Generator) -> tuple[np.ndarray, Target]:
+        usual = self.preprocess.resized_size(target.size)[0] / target.size[0]
+        return ScaledCrop(self.size, (usual * self.scale[0], usual * self.scale[1]))(picture, target, rng)
+
+
 def training_transform(config: Augmentation, preprocess: PreprocessConfig) -> Compose:
     """The whole chain. Photometric changes come last and see only the crop."""
     steps: list[Transform] = []
     if preprocess.stretch is not None:
         steps.append(ContrastStretch(preprocess.stretch))
     if config.crop is not None:
-        usual = preprocess.scale or 1.0  # how large the network will see the picture when detecting
-        steps.append(ScaledCrop(config.crop, (usual * config.scale[0], usual * config.scale[1])))
+        steps.append(CropAround(config.crop, config.scale, preprocess))
+    elif preprocess.scale is not None:
+        steps.append(ScaleJitter(preprocess.scale * config.scale[0], preprocess.scale * config.scale[1]))
     else:
         steps.append(ResizeShortest(config.shortest, config.longest))
     if config.flip or config.flip_vertical:
@@ -59,7 +82,8 @@ def picture_weights(dataset: Dataset, colour_weight: float) -> list[float] | Non
     """How often each picture is drawn: those with colour `colour_weight` times as often; None if all alike."""
     if colour_weight == 1:
         return None
-    return [colour_weight if has_colour(dataset[i][0]) else 1.0 for i in range(len(dataset))]
+    weights = [colour_weight if has_colour(dataset[i][0]) else 1.0 for i in range(len(dataset))]
+    return weights if len(set(weights)) > 1 else None
 
 
 def has_colour(picture: np.ndarray) -> bool:

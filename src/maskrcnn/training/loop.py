@@ -181,6 +181,6 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
 def _require_finite(values: dict[str, Tensor], step: int) -> None:
     """The gradient is looked at as well: with several processes it is what one rank's loss does to all of them."""
     if not torch.isfinite(values["total"] + values["gradient_norm"]):
-        found = ", ".join(f"{name} {float(value):.4g}" for name, value in values.items())
+        found = ", ".join(f"{name} {float(value):g}" for name, value in values.items() if not torch.isfinite(value))
         expected = "a lower learning rate, a longer warm-up, or precision float32"
         raise InputError(f"the loss or its gradient is not finite at step {step}", found=found, expected=expected)

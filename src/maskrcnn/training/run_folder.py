@@ -22,7 +22,7 @@ from maskrcnn.training.distributed import World
 from maskrcnn.training.recipe import Recipe
 from maskrcnn.training.report import compare, draw_curves, draw_pictures, write_json, write_page
 from maskrcnn.training.run_log import Bar, RunLog, progress_bar
-from maskrcnn.training.schedule import Length, crossings
+from maskrcnn.training.schedule import Length, crossings, in_parts, length_of
 from maskrcnn.training.start import Pictures
 from maskrcnn.training.validate import Validation, places, score
 from maskrcnn.weights.files import read_checkpoint, save_checkpoint
@@ -41,9 +41,15 @@ class Plan:
 
     recipe: Recipe
     pictures: Pictures
-    length: Length
     settings: dict[str, Any]
     origin: dict[str, str]
+
+    def __post_init__(self) -> None:
+        in_parts(self.recipe, self.length)  # an impossible schedule is refused here
+
+    @property
+    def length(self) -> Length:
+        return length_of(self.recipe, len(self.pictures.train))
 
 
 class RunFolder:
@@ -51,6 +57,8 @@ class RunFolder:
 
     def __init__(self, folder: Path, plan: Plan, world: World, step: int, *, quiet: bool) -> None:
         self.folder, self.plan, self.world = folder, plan, world
+        for unfinished in folder.glob(".*.unfinished"):  # of a process that was killed in mid-write
+            unfinished.unlink()
         with ExitStack() as stack:
             self.bar: Bar = stack.enter_context(progress_bar(visible=not quiet))
             self.log: RunLog = stack.enter_context(RunLog(folder, step))
@@ -80,6 +88,8 @@ class RunFolder:
         }
         self.log.write("start", state.progress.step, facts)
         self.bar.say(" · ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
+        if plan.settings["weights"] and state.progress.step == 0:
+            notes = [f"start: the weights {plan.settings['weights']}", *notes]
         for note in [*notes, *self._warnings()]:
             self.log.write("note", state.progress.step, {"text": note})
             self.bar.say(note)

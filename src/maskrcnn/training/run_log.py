@@ -84,7 +84,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """A line above the bar, or on stderr where there is no bar."""
-        self._progress.console.print(text, highlight=False)
+        self._progress.console.print(text, highlight=False, markup=False)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from maskrcnn.training.distributed import World, from_main
 from maskrcnn.training.finetune import adapt_classes
 from maskrcnn.training.precision import fastest_precision
 from maskrcnn.training.recipe import RECIPES, Recipe, changed, recipe_for
-from maskrcnn.weights.files import load_model, read_checkpoint, resolve_weights
+from maskrcnn.weights.files import read_checkpoint, resolve_weights
 
 Preset = Callable[[tuple[str, ...], tuple[int, ...]], MaskRCNNConfig]  # (class names, category ids) -> config
 
@@ -84,14 +84,16 @@ def settled_recipe(
     return recipe
 
 
-def preset_of(weights: str | Path) -> str:
-    """The preset whose recipe suits a checkpoint: the one it was trained with, else the one whose kind it is."""
-    config, _, metadata = read_checkpoint(resolve_weights(weights))
-    training = metadata.get("training")
+def preset_of(loaded: MaskRCNN, weights: str | Path | None) -> str:
+    """The preset whose recipe suits the detector loaded from `weights`: the one it was trained with, or its kind's."""
+    try:
+        training = read_checkpoint(resolve_weights(weights or "")).metadata.get("training")
+    except InputError:  # a file of another family, which does not tell
+        training = None
     name = training.get("preset") if isinstance(training, Mapping) else None
     if name in RECIPES:
         return str(name)
-    return "nano" if config.preprocess.scale is not None else "r50-fpn"  # a fixed scale: learned from crops
+    return "nano" if loaded.config.preprocess.scale is not None else "r50-fpn"  # a fixed scale: learned from crops
 
 
 def open_pictures(
@@ -129,16 +131,15 @@ def open_pictures(
 def starting_model(
     pictures: Pictures,
     preset: str | Preset,
-    weights: str | Path | None,
+    loaded: MaskRCNN | None = None,
     *,
     scale: float | None = None,
     pretrained_backbone: bool = False,
 ) -> tuple[MaskRCNN, list[str]]:
     """A new detector of the preset, or the loaded one with heads for the data's classes, and lines for the log."""
     names, ids = pictures.train.classes.names, pictures.train.classes.category_ids
-    if weights is not None:
-        model, notes = adapt_classes(load_model(resolve_weights(weights)), names, ids)
-        notes.insert(0, f"start: the weights {weights}")
+    if loaded is not None:
+        model, notes = adapt_classes(loaded, names, ids)
         if model.mask_head is not None and not pictures.has_masks:
             notes.append("the training pictures have no masks: the mask head does not learn")
     else:

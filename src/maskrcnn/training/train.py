@@ -24,9 +24,9 @@ from maskrcnn.training.loop import Observers, learn
 from maskrcnn.training.optim import Average, make_optimizer
 from maskrcnn.training.recipe import Recipe
 from maskrcnn.training.run_folder import Plan, RunFolder
-from maskrcnn.training.schedule import in_parts, length_of
 from maskrcnn.training.start import (
     DEFAULT_PRESET,
+    Pictures,
     Preset,
     open_pictures,
     preset_name,
@@ -36,6 +36,7 @@ from maskrcnn.training.start import (
     starting_model,
 )
 from maskrcnn.training.validate import Validation, score, spread, validation_losses
+from maskrcnn.weights.files import load_model, resolve_weights
 
 
 @dataclass(frozen=True)
@@ -107,34 +108,40 @@ def train(
     """
     folder = Path(out)
     require_place(folder, resume)
-    if pretrained_backbone and weights is not None:
+    if pretrained_backbone and weights:
         raise InputError("has no use with weights", field="pretrained_backbone", expected="one of the two")
     with join_world(device) as world:
         saved = read_saved(folder) if resume else None
-        kind = preset or (preset_of(weights) if weights is not None else DEFAULT_PRESET)
+        loaded = load_model(resolve_weights(weights)) if weights and not resume else None
+        kind = preset or (DEFAULT_PRESET if loaded is None else preset_of(loaded, weights))
         settled = settled_recipe(recipe, changes, kind, saved, world)
         pictures = open_pictures(
             data, val, val_fraction=val_fraction, seed=settled.seed, images=images, skip_bad=skip_bad
         )
-        settings: dict[str, Any] = {
-            "preset": preset_name(kind),
-            "weights": str(weights or ""),
-            "data": str(data) if isinstance(data, str | Path) else "",
-            "pictures": pictures.fingerprint(),
-            "recipe": to_dict(settled),
-        }
+        settings = _settings(kind, weights, data, pictures, settled)
         if saved is not None:
             settings |= _kept_settings(saved, preset, weights)
             require_same(saved.settings, settings, folder)
-        length = length_of(settled, len(pictures.train))
-        in_parts(settled, length)  # an impossible schedule is refused here
-        plan = Plan(settled, pictures, length, settings, {"licence": licence, "source": source or settings["data"]})
+        plan = Plan(settled, pictures, settings, {"licence": licence, "source": source or settings["data"]})
         torch.manual_seed(settled.seed)
         if saved is not None:
             model, notes = MaskRCNN(saved.config), [f"resumed at step {saved.progress.step}"]
         else:
-            model, notes = starting_model(pictures, kind, weights, scale=scale, pretrained_backbone=pretrained_backbone)
+            model, notes = starting_model(pictures, kind, loaded, scale=scale, pretrained_backbone=pretrained_backbone)
         return _run(folder, plan, world, model, notes, resume=resume, quiet=quiet)
+
+
+def _settings(
+    preset: str | Preset, weights: str | Path | None, data: DataLike, pictures: Pictures, recipe: Recipe
+) -> dict[str, Any]:
+    """What a run is, ready for JSON: compared when it is resumed."""
+    return {
+        "preset": preset_name(preset),
+        "weights": str(weights or ""),
+        "data": str(data) if isinstance(data, str | Path) else "",
+        "pictures": pictures.fingerprint(),
+        "recipe": to_dict(recipe),
+    }
 
 
 def _kept_settings(saved: Saved, preset: str | Preset | None, weights: str | Path | None) -> dict[str, Any]:

@@ -11,10 +11,7 @@ The file's metadata holds one entry, `maskrcnn`, a JSON object:
 from __future__ import annotations
 
 import json
-import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,6 +23,7 @@ from torch import Tensor
 from maskrcnn.errors import InputError, InputErrors
 from maskrcnn.model.config import from_dict, to_dict
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from maskrcnn.ops.files import whole_file as whole_file
 
 FORMAT_VERSION = 1
 METADATA_KEY = "maskrcnn"
@@ -71,27 +69,6 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
     with whole_file(path) as unfinished:
         unfinished.write_bytes(safetensors.torch.save(dict(tensors), metadata=dict(metadata)))
     return Path(path)
-
-
-@contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """A path to write to in place of `path`, which it becomes in one step when the block ends without an error.
-
-    The unfinished file lies in the same folder, since a rename is one step only within a file system. Killed in
-    mid-write, whatever stood at `path` before is intact.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.unfinished")
-    try:
-        yield unfinished
-        with unfinished.open("rb+") as stream:
-            os.fsync(stream.fileno())  # the bytes before the name: a power cut must not leave an empty file
-        os.replace(unfinished, target)
-    except BaseException:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

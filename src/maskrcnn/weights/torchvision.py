@@ -1,4 +1,4 @@
-"""Detectors of torchvision: `maskrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn`, their `_v2`, and the same on other ResNets.
+"""Detectors of torchvision: `maskrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn`, their `_v2`, and others on ResNets.
 
 Names and shapes of the tensors tell what the network is made of. What they do not tell is taken from torchvision's
 builders: sizes and ratios of anchors, resize, thresholds. A detector trained with others wants a config of its own.
@@ -56,7 +56,9 @@ _DAMAGE = (
 )
 _MARKS = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight")
 _WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training scripts keep the tensors
-_BACKBONES = {  # blocks of the four stages, and whether a block has three convolutions
+_BACKBONES: dict[
+    tuple[tuple[int, ...], bool], str
+] = {  # blocks of the four stages, and whether a block has three convolutions
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",
@@ -65,8 +67,8 @@ _BACKBONES = {  # blocks of the four stages, and whether a block has three convo
 }
 _COCO_CLASSES = 90
 
-# Theirs, ours. {level} counts from 2 where theirs counts from 0. The optional parts are missing in files of before 2022,
-# those of the published first versions among them.
+# Theirs, ours. {level} counts from 2 where theirs counts from 0. What is optional is missing in files of before 2022,
+# such as the published weights of the first versions.
 _PLACES = (
     (r"(?P<all>backbone\.body\..+)", "{all}"),
     (r"backbone\.fpn\.inner_blocks\.(?P<n>\d)(\.0)?\.(?P<kind>weight|bias)", "fpn.lateral.p{level}.conv.{kind}"),
@@ -88,6 +90,7 @@ _PLACES = (
     (r"roi_heads\.mask_predictor\.conv5_mask\.(?P<kind>\w+)", "mask_head.deconv.{kind}"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(?P<kind>\w+)", "mask_head.masks.{kind}"),
 )
+_FULLY_CONNECTED = r"roi_heads\.box_head\.(?:fc)?(\d+)\.weight"
 _BACKGROUND_ROWS = {"box_head.deltas": 4, "mask_head.masks": 1}  # at the front, in theirs only
 
 
@@ -163,8 +166,8 @@ def rename(state: State) -> dict[str, Tensor]:
     """
     if not looks_like(state):
         raise _unknown("no detector of torchvision", list(state))
-    fcs = {match["fc"] for name in state if (match := re.fullmatch(r"roi_heads\.box_head\.(?:fc)?(?P<fc>\d+)\.weight", name))}
-    positions = {number: i for i, number in enumerate(sorted(fcs, key=int))}
+    fcs = [match[1] for name in state if (match := re.fullmatch(_FULLY_CONNECTED, name))]
+    positions = {number: i for i, number in enumerate(sorted(fcs, key=int))}  # of 6 and 7, or of 5 after convolutions
     placed = {name: _our_name(name, positions) for name in state}
     if strange := [name for name, ours in placed.items() if ours is None]:
         raise _unknown("holds tensors that Mask R-CNN has not", strange)
@@ -177,7 +180,9 @@ def rename(state: State) -> dict[str, Tensor]:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a `.pth`, `.pt` or `.safetensors` file, on the CPU. Nothing but tensors and plain values is unpickled.
+    """All tensors of a `.pth`, `.pt` or `.safetensors` file, on the CPU.
+
+    Nothing but tensors and plain values is unpickled.
 
     Errors: `InputError` for a file that is missing, damaged or holds anything else.
     """
@@ -251,8 +256,8 @@ def _backbone(state: State, norm_eps: float | None) -> BackboneConfig:
     blocks = tuple(_count(state, rf"backbone\.body\.layer{stage}\.(\d+)\.conv1\.weight") for stage in (1, 2, 3, 4))
     name = _BACKBONES.get((blocks, "backbone.body.layer1.0.conv3.weight" in state))
     if name is None:
-        expected = ", ".join(_BACKBONES.values())
-        raise InputError("unknown network", field="backbone.body", found=f"stages of {blocks} blocks", expected=expected)
+        found, expected = f"stages of {blocks} blocks", ", ".join(_BACKBONES.values())
+        raise InputError("unknown network", field="backbone.body", found=found, expected=expected)
     learns = "backbone.body.bn1.num_batches_tracked" in state  # torchvision's frozen batch norm does not count batches
     eps = norm_eps if norm_eps is not None else 1e-5 if learns else 0.0
     return BackboneConfig(name=name, norm="batch" if learns else "frozen", norm_eps=eps)

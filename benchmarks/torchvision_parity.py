@@ -102,11 +102,11 @@ class Table:
         self.counts[name] = self.counts.get(name, 0) + number
 
     def show(self) -> None:
-        print(f"{'':44}{'scale':>12}{'difference':>13}{'ratio':>10}")
+        print(f"{'':52}{'scale':>12}{'difference':>13}{'ratio':>10}")
         for name, (largest, difference) in self.values.items():
-            print(f"{name:44}{largest:12.4g}{difference:13.1e}{difference / max(largest, 1e-30):10.1e}")
+            print(f"{name:52}{largest:12.4g}{difference:13.1e}{difference / max(largest, 1e-30):10.1e}")
         for name, number in self.counts.items():
-            print(f"{name:68}{number:11d}")
+            print(f"{name:76}{number:11d}")
 
 
 def picture(photos: Dataset, i: int) -> Tensor:

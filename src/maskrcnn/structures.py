@@ -302,9 +302,9 @@ class Detections:
         return draw_detections(canvas, self)
 
     def save(self, path: str | Path) -> Path:
-        """Write the picture with everything found drawn on it (.png, .jpg), or the records (.json); whole or not at all.
+        """Write the picture with everything found drawn on it (.png, .jpg) or the records (.json), whole or not at all.
 
-        JSON: {"source", "size": [H, W], "detections": COCO result records, each with its "category_name"}.
+        JSON: {"source", "size": [H, W], "detections": COCO records, each with its "category_name"}.
         """
         target, suffix = Path(path), Path(path).suffix.lower()
         if suffix not in (".json", *_PICTURE_FORMATS):

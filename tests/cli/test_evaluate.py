@@ -50,7 +50,8 @@ def test_data_with_problems_is_refused_or_skipped(
     lines = error.splitlines()  # one for each problem, then their number
     assert lines[0].startswith("error: ") and "1.png" in lines[0] and lines[1:] == ["error: 1 problem"]
     assert evaluate(*common, "--skip-bad") == 0
-    assert "2 pictures" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "2 pictures" in told.out and "left out: " in told.err and "1.png" in told.err
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": 3}'])

@@ -1,4 +1,4 @@
-"""`maskrcnn demo`: nuclei of real pictures with the shipped weights, then a detector trained on drawn shapes from nothing."""
+"""`maskrcnn demo`: nuclei with the shipped weights, then a detector that learns drawn shapes from nothing."""
 
 from __future__ import annotations
 

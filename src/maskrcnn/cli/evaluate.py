@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -47,16 +48,17 @@ def run(options: Options) -> int:
     from rich.console import Console
 
     from maskrcnn.api import evaluate
+    from maskrcnn.data.opening import open_dataset
     from maskrcnn.predictor import load
 
+    dataset = open_dataset(options.data, images=options.images, split=options.split, skip_bad=options.skip_bad)
+    for problem in dataset.skipped:
+        print(f"left out: {problem}", file=sys.stderr)
     predictor = load(options.weights, precision=options.precision, device=options.device)
     with progress_bar("evaluating", 0) as update:
         evaluation = evaluate(
             predictor,
-            options.data,
-            images=options.images,
-            split=options.split,
-            skip_bad=options.skip_bad,
+            dataset,
             max_detections=options.max_detections,
             score_threshold=options.score_threshold,
             progress=update,

@@ -35,6 +35,8 @@ class BoxLossConfig:
         require(self.rois_per_image >= 1, self, "rois_per_image", "at least 1")
         require(0 <= self.foreground_fraction <= 1, self, "foreground_fraction", "0 to 1")
         require(0 <= self.foreground_iou <= 1, self, "foreground_iou", "0 to 1")
+        for name in ("class_weight", "box_weight", "beta"):
+            require(getattr(self, name) >= 0, self, name, "0 or more")
 
 
 def sample_rois(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn.losses.reduce import shared_count
+from maskrcnn.model.config import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,9 @@ class MaskLossConfig:
     weight: float = 1.0
     binary_target: bool = True  # a cell is 1 where at least half covered; False: its covered part, as in torchvision
     aligned_target: bool = True  # see RoIPoolerConfig.aligned; torchvision: False
+
+    def __post_init__(self) -> None:
+        require(self.weight >= 0, self, "weight", "0 or more")
 
 
 def mask_loss(logits: Tensor, gt_masks: Tensor, is_foreground: Tensor) -> dict[str, Tensor]:

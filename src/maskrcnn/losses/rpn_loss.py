@@ -43,6 +43,8 @@ class RPNLossConfig:
         require(self.anchors_per_image >= 1, self, "anchors_per_image", "at least 1")
         require(0 <= self.foreground_fraction <= 1, self, "foreground_fraction", "0 to 1")
         require(self.background_iou <= self.foreground_iou, self, "background_iou", "at most foreground_iou")
+        for name in ("objectness_weight", "box_weight", "beta"):
+            require(getattr(self, name) >= 0, self, name, "0 or more")
 
 
 def rpn_loss(

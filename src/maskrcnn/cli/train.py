@@ -169,6 +169,9 @@ class BoxLossOptions:
 class MaskLossOptions:
     """Which pixels: learning of the mask head."""
 
+    rois_per_image: Annotated[int | Literal["all"] | None, presets_own("INT|all")] = None
+    """Proposals on objects that it learns from, of each picture; all: those of the box head."""
+
     weight: Number = None
     """Weight in the total."""
 

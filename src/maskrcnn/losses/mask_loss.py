@@ -19,11 +19,13 @@ class MaskLossConfig:
     """How a ground-truth mask becomes the M x M target of a RoI."""
 
     weight: float = 1.0
+    rois_per_image: int | None = None  # learn masks from at most so many foreground RoIs; None: all, as in the paper
     binary_target: bool = True  # a cell is 1 where at least half covered; False: its covered part, as in torchvision
     aligned_target: bool = True  # see RoIPoolerConfig.aligned; torchvision: False
 
     def __post_init__(self) -> None:
         require(self.weight >= 0, self, "weight", "0 or more")
+        require(self.rois_per_image is None or self.rois_per_image >= 1, self, "rois_per_image", "at least 1, or none")
 
 
 def mask_loss(logits: Tensor, gt_masks: Tensor, is_foreground: Tensor) -> dict[str, Tensor]:

@@ -97,7 +97,8 @@ class MaskRCNNLoss(nn.Module):
     ) -> dict[str, Tensor]:
         model = self.model
         assert model.mask_head is not None and model.mask_pooler is not None
-        learning = [_mask_rois(r, target) for r, target in zip(rois, targets, strict=True)]
+        limit = self.config.mask.rois_per_image
+        learning = [_mask_rois(r, target, limit) for r, target in zip(rois, targets, strict=True)]
         if not any(len(r.labels) for r in learning):
             # no mask to learn in the whole batch: one RoI, called background so that it weighs nothing, keeps every
             # parameter in the graph, which data-parallel training needs
@@ -122,10 +123,12 @@ class MaskRCNNLoss(nn.Module):
         )
 
 
-def _mask_rois(rois: SampledRoIs, target: Target) -> SampledRoIs:
-    """The foreground RoIs, or none where the picture's objects have no masks."""
-    keep = rois.is_foreground & (target.gt_masks is not None)
-    return SampledRoIs(rois.boxes[keep], rois.labels[keep], rois.matched_gt_index[keep])
+def _mask_rois(rois: SampledRoIs, target: Target, limit: int | None) -> SampledRoIs:
+    """The foreground RoIs, at most `limit` spread over all; none where the picture's objects have no masks."""
+    rows = (rois.is_foreground & (target.gt_masks is not None)).nonzero().squeeze(1)
+    if limit is not None and len(rows) > limit:
+        rows = rows[torch.arange(limit, device=rows.device) * len(rows) // limit]
+    return SampledRoIs(rois.boxes[rows], rois.labels[rows], rois.matched_gt_index[rows])
 
 
 def _image_index(rois: Sequence[SampledRoIs]) -> Tensor:

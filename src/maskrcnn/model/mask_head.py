@@ -54,12 +54,12 @@ class MaskHead(nn.Module):
         init_conv(self.masks, std=0.001)
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
-        hidden = self._hidden(pooled).flatten(2)  # (R, C, M * M)
+        hidden = self._hidden(pooled).permute(0, 2, 3, 1).flatten(1, 2)  # (R, M * M, C), as it lies in memory
         row = torch.zeros_like(labels) if self.config.class_agnostic else (labels - 1).clamp(min=0)
         # permuted so that the gradient is laid out channels-last, as the weight is in training
         weight = self.masks.weight.permute(0, 2, 3, 1).flatten(1)[row].to(hidden.dtype)  # (R, C)
         assert self.masks.bias is not None
-        logits = torch.bmm(weight[:, None], hidden).squeeze(1).float() + self.masks.bias[row][:, None].float()
+        logits = torch.bmm(hidden, weight[:, :, None]).squeeze(2).float() + self.masks.bias[row][:, None].float()
         side = self.config.side
         return logits.reshape(-1, side, side)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from maskrcnn.errors import InputError
 from maskrcnn.losses.box_loss import BoxLossConfig
+from maskrcnn.losses.mask_loss import MaskLossConfig
 from maskrcnn.losses.mask_rcnn_loss import LossConfig
 from maskrcnn.losses.rpn_loss import RPNLossConfig
 from maskrcnn.model.config import from_dict, require, to_dict
@@ -140,7 +141,7 @@ def small_drawings(minutes: float = 3.0) -> Recipe:
         learning_rate=3e-3,
         ema=0.99,
         augmentation=crops,
-        loss=replace(usual.loss, box=box, pre_nms_top_n=200, post_nms_top_n=200),
+        loss=replace(usual.loss, box=box, mask=MaskLossConfig(rois_per_image=8), pre_nms_top_n=200, post_nms_top_n=200),
         colour_weight=1.0,
         validation_pictures=100,
     )

@@ -16,11 +16,11 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.transforms import moved
 from maskrcnn.evaluation.evaluate import Evaluation
 from maskrcnn.ops.draw import draw_detections, draw_target, side_by_side
+from maskrcnn.ops.files import whole_file
 from maskrcnn.predictor import Predictor
 from maskrcnn.structures import Detections
 from maskrcnn.training.run_log import read_log
 from maskrcnn.training.validate import places
-from maskrcnn.weights.files import whole_file
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure  # noqa: E402  (after the backend was chosen)
@@ -39,7 +39,7 @@ _PARTS = {  # name in the log -> label, in the order of the figure
 }
 _FILES = {
     "best.safetensors": "weights with the best AP on the validation pictures",
-    "last.safetensors": "weights of the last validation",
+    "last.safetensors": "weights at the end",
     "epoch-*.safetensors": "weights of every so many epochs (`--keep-every`)",
     "state.safetensors": "all that `--resume` needs to go on where a stopped run was",
     "config.json": "every number of model and recipe, class names, data, versions",
@@ -101,7 +101,8 @@ def compare(predictor: Predictor, dataset: Dataset, i: int) -> np.ndarray:
     shown = np.asarray(Image.fromarray(picture).resize(size[::-1], Image.Resampling.BICUBIC))
     truth = draw_target(shown, target, dataset.classes.names)
     detected = draw_detections(shown, _enlarged(found, factor))
-    return side_by_side([truth, detected], [f"ground truth: {len(target)}", f"found: {len(found)}"])
+    titles = [f"ground truth: {len(target)}", f"found: {len(found)}, score at least {DRAWN_FROM}"]
+    return side_by_side([truth, detected], titles)
 
 
 def write_page(folder: Path, facts: Mapping[str, str], scores: Evaluation, pictures: Sequence[Path]) -> Path:

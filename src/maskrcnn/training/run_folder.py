@@ -159,7 +159,8 @@ class RunFolder:
         draw_curves(self.folder)
 
     def stopped(self, state: TrainingState) -> None:
-        """The run was asked to stop before its end."""
+        """The run was asked to stop before its end; the weights are kept as they are."""
+        self._keep(state, "last", {})
         step, seconds = state.progress.step, state.progress.seconds
         self.log.write("end", step, {"finished": False, "seconds": seconds})
         draw_curves(self.folder)
@@ -189,7 +190,7 @@ class RunFolder:
             "data": f"{plan.settings['data'] or 'a sequence'}: {len(plan.pictures.train)} pictures to learn from, "
             f"{len(plan.pictures.val)} to be judged by",
             "classes": ", ".join(state.model.config.class_names),
-            "started from": plan.settings["weights"] or f"preset {plan.settings['preset']}",
+            "started from": _start(plan.settings),
             "length": f"{progress.step} steps of {recipe.batch_size} pictures ({epochs:.1f} epochs), "
             f"{_clock(progress.seconds)} on {self.world.device} in {recipe.precision}",
             "best weights": f"of step {best_step}",
@@ -197,7 +198,7 @@ class RunFolder:
 
     def _keep(self, state: TrainingState, name: str, values: Mapping[str, float]) -> None:
         progress, settings = state.progress, self.plan.settings
-        start = {key: settings[key] for key in ("preset", "weights", "data")}
+        start = {key: settings[key] for key in ("preset", "weights", "pretrained_backbone", "data")}
         training = start | {"step": progress.step, "seconds": round(progress.seconds, 1), **values}
         metadata = self.plan.origin | {"training": training | {"recipe": to_dict(self.plan.recipe)}}
         save_checkpoint(self.folder / f"{name}.safetensors", state.deployed, metadata=metadata)
@@ -205,6 +206,14 @@ class RunFolder:
     def _note(self, state: TrainingState, text: str) -> None:
         self.log.write("note", state.progress.step, {"text": text})
         self.bar.say(text)
+
+
+def _start(settings: Mapping[str, Any]) -> str:
+    """What the weights were at step 0."""
+    if settings["weights"]:
+        return str(settings["weights"])
+    backbone = "a pretrained backbone" if settings["pretrained_backbone"] else "nothing learned before"
+    return f"preset {settings['preset']}, {backbone}"
 
 
 def _readable(name: str) -> str:

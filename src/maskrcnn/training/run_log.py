@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from maskrcnn.weights.files import whole_file
+from maskrcnn.ops.files import whole_file
 
 LOG_FILE = "log.jsonl"
 

@@ -118,7 +118,7 @@ def train(
         pictures = open_pictures(
             data, val, val_fraction=val_fraction, seed=settled.seed, images=images, skip_bad=skip_bad
         )
-        settings = _settings(kind, weights, data, pictures, settled)
+        settings = _settings(kind, weights, pretrained_backbone, data, pictures, settled)
         if saved is not None:
             settings |= _kept_settings(saved, preset, weights)
             require_same(saved.settings, settings, folder)
@@ -132,12 +132,18 @@ def train(
 
 
 def _settings(
-    preset: str | Preset, weights: str | Path | None, data: DataLike, pictures: Pictures, recipe: Recipe
+    preset: str | Preset,
+    weights: str | Path | None,
+    pretrained_backbone: bool,
+    data: DataLike,
+    pictures: Pictures,
+    recipe: Recipe,
 ) -> dict[str, Any]:
     """What a run is, ready for JSON: compared when it is resumed."""
     return {
         "preset": preset_name(preset),
         "weights": str(weights or ""),
+        "pretrained_backbone": pretrained_backbone,
         "data": str(data) if isinstance(data, str | Path) else "",
         "pictures": pictures.fingerprint(),
         "recipe": to_dict(recipe),
@@ -146,9 +152,10 @@ def _settings(
 
 def _kept_settings(saved: Saved, preset: str | Preset | None, weights: str | Path | None) -> dict[str, Any]:
     """Of a resumed run: how it was started, unless that is given again (and then has to be the same)."""
-    kept = {"data": saved.settings["data"]}  # may have moved; its pictures are compared
-    kept |= {} if preset is not None else {"preset": saved.settings["preset"]}
-    return kept | ({} if weights is not None else {"weights": saved.settings["weights"]})
+    names = ["data", "pretrained_backbone"]  # the data may have moved; their pictures are compared
+    names += ["preset"] if preset is None else []
+    names += ["weights"] if weights is None else []
+    return {name: saved.settings[name] for name in names}
 
 
 def _run(
@@ -174,8 +181,10 @@ def _run(
         if world.is_main:
             desk = stack.enter_context(RunFolder(folder, plan, world, state.progress.step, quiet=quiet))
             desk.begin(state, notes)
+        batches = loader.batches(state.progress.step)
+        # closed whatever happens: the loader's processes do not listen to signals, and would wait for a dead parent
+        stack.callback(getattr(batches, "close", lambda: None))
         with _told_of_failure(desk, state):
-            batches = loader.batches(state.progress.step)
             finished = learn(state, batches, plan.recipe, plan.length, world, _observers(plan, world, desk))
         scores = None
         if desk is not None and finished:

@@ -81,6 +81,7 @@ def _nuclei(options: Options, console: Console) -> dict[str, Any]:
 
 def _shapes(options: Options, console: Console) -> dict[str, Any]:
     """Train on drawn shapes and score; the run's folder holds curves and pictures."""
+    from maskrcnn.model.presets import drawings
     from maskrcnn.training.recipe import small_drawings
     from maskrcnn.training.train import train
 
@@ -89,8 +90,7 @@ def _shapes(options: Options, console: Console) -> dict[str, Any]:
     run = train(
         "shapes",
         out=options.out / "shapes",
-        preset="nano",
-        scale=1.0,
+        preset=drawings,
         recipe=small_drawings(options.minutes),
         device=options.device,
         licence="Apache-2.0",

@@ -7,7 +7,10 @@ has run there.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -234,3 +237,11 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     """Ctrl-C and SIGTERM often reach the whole group; a worker that died of one would spoil an orderly stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """A parent that was killed outright closes no loader; its worker would wait on a full pipe for good."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -80,10 +80,10 @@ def draw_curves(folder: Path) -> Path:
 
 
 def draw_pictures(folder: Path, predictor: Predictor, dataset: Dataset, count: int = 6) -> list[Path]:
-    """`validation/*.png`: pictures of `dataset`, evenly spread, with ground truth left and detections right."""
+    """`folder/*.png`: pictures of `dataset`, evenly spread, with ground truth left and detections right."""
     paths = []
     for number, i in enumerate(places(len(dataset), count), start=1):
-        path = folder / "validation" / f"{number}-{Path(dataset.path(i)).stem[:40]}.png"
+        path = folder / f"{number}-{Path(dataset.path(i)).stem[:40]}.png"
         with whole_file(path) as unfinished:
             Image.fromarray(compare(predictor, dataset, i)).save(unfinished, format="PNG")
         paths.append(path)

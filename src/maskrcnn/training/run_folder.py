@@ -178,7 +178,7 @@ class RunFolder:
         found = {f"{kind}_ap": value for kind, value in averages.items() if value is not None}
         self.log.write("end", progress.step, {"finished": True, "seconds": progress.seconds, **found})
         draw_curves(self.folder)
-        pictures = draw_pictures(self.folder, predictor, self.plan.pictures.val)
+        pictures = draw_pictures(self.folder / "validation", predictor, self.plan.pictures.val)
         training = read_checkpoint(best).metadata["training"]
         write_page(self.folder, self._facts(state, int(training["step"])), scores, pictures)
         return scores

@@ -76,14 +76,14 @@ def test_pictures_are_spread_and_named(predictor: Predictor, tmp_path: Path) -> 
     paths = draw_pictures(tmp_path, predictor, ShapesDataset(9, size=(32, 32)), count=3)
     names = ["1-shapes-0-00000.png", "2-shapes-0-00004.png", "3-shapes-0-00008.png"]
     assert [path.name for path in paths] == names
-    assert sorted(path.name for path in (tmp_path / "validation").iterdir()) == names
+    assert sorted(path.name for path in (tmp_path).iterdir()) == names
 
 
 def test_the_page_names_what_is_there(predictor: Predictor, shapes: Any, tmp_path: Path) -> None:
     scores = evaluate(predictor.predict, shapes[1], max_detections=(100, 300))
     for name in ("best.safetensors", "config.json", "epoch-0003.safetensors"):
         (tmp_path / name).touch()
-    page = write_page(tmp_path, {"classes": "a, b"}, scores, [tmp_path / "validation" / "1-x.png"]).read_text()
+    page = write_page(tmp_path, {"classes": "a, b"}, scores, [tmp_path / "1-x.png"]).read_text()
     assert page.startswith(f"# Run {tmp_path.name}\n\n- **classes**: a, b\n")
     assert "| masks | 100 |" in page and "| boxes | 300 |" in page and "| circle |" in page
     assert "![1-x](validation/1-x.png)" in page

@@ -75,4 +75,4 @@ class MaskHead(nn.Module):
         assert self.deconv.bias is not None
         # the bias apart: oneDNN's gradient for a deconvolution's bias is its slow reference loop
         hidden = F.conv_transpose2d(hidden, self.deconv.weight, None, stride=2)
-        return F.relu(hidden + self.deconv.bias.to(hidden.dtype)[:, None, None])  # (R, C, M, M)
+        return hidden.add_(self.deconv.bias.to(hidden.dtype)[:, None, None]).relu_()  # (R, C, M, M)

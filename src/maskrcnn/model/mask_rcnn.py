@@ -28,6 +28,9 @@ from maskrcnn.ops.nms import mask_nms_keep
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals
 
 
+MASKS_AT_ONCE = 200  # so memory does not grow with the objects: the widest map of 1000 masks would take 0.8 GB
+
+
 @dataclass(frozen=True, kw_only=True)
 class MaskRCNNConfig:
     """The tree of all parts. Without `mask_head` it is Faster R-CNN (Ren et al. 2015)."""
@@ -145,8 +148,11 @@ class MaskRCNN(nn.Module):
         if self.mask_head is None or self.mask_pooler is None:
             return None
         rows = _Rows(found.valid, drop_empty)
-        pooled = self.mask_pooler(features, rows.of(found.boxes), rows.image_index)
-        logits = rows.back(self.mask_head(pooled, rows.of(found.labels)))  # (N * D, M, M)
+        boxes, labels = rows.of(found.boxes), rows.of(found.labels)
+        at_once = MASKS_AT_ONCE if drop_empty else max(1, boxes.shape[0])
+        parts = zip(boxes.split(at_once), rows.image_index.split(at_once), labels.split(at_once), strict=True)
+        masks = [self.mask_head(self.mask_pooler(features, box, image), label) for box, image, label in parts]
+        logits = rows.back(torch.cat(masks))  # (N * D, M, M)
         return logits.reshape(*found.valid.shape, *logits.shape[1:])
 
 

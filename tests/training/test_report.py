@@ -83,7 +83,7 @@ def test_the_page_names_what_is_there(predictor: Predictor, shapes: Any, tmp_pat
     scores = evaluate(predictor.predict, shapes[1], max_detections=(100, 300))
     for name in ("best.safetensors", "config.json", "epoch-0003.safetensors"):
         (tmp_path / name).touch()
-    page = write_page(tmp_path, {"classes": "a, b"}, scores, [tmp_path / "1-x.png"]).read_text()
+    page = write_page(tmp_path, {"classes": "a, b"}, scores, [tmp_path / "validation" / "1-x.png"]).read_text()
     assert page.startswith(f"# Run {tmp_path.name}\n\n- **classes**: a, b\n")
     assert "| masks | 100 |" in page and "| boxes | 300 |" in page and "| circle |" in page
     assert "![1-x](validation/1-x.png)" in page

@@ -19,6 +19,7 @@ from maskrcnn.training import loop
 from maskrcnn.training.checkpoint import STATE_FILE, read_saved
 from maskrcnn.training.run_log import read_log
 from maskrcnn.training.train import train
+from maskrcnn.weights.files import read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -118,14 +119,16 @@ def test_a_killed_run_goes_on_from_its_last_save(train_tiny: Any, monkeypatch: p
 def test_a_resumed_run_needs_only_the_data(
     train_tiny: Any, shapes: Any, stop_after: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Recipe, preset and start are the run's own."""
+    """Recipe, preset, start, licence and source are the run's own."""
     stop_after(2)
-    first = train_tiny(seed=5)
+    first = train_tiny(seed=5, licence="CC0-1.0", source="drawn")
     monkeypatch.undo()
     resumed = train(shapes[0], val=shapes[1], out=first.folder, resume=True, device="cpu", quiet=True)
     assert resumed.finished
     config = json.loads((first.folder / "config.json").read_text())
     assert (config["preset"], config["recipe"]["steps"], config["recipe"]["seed"]) == ("tiny", 4, 5)
+    metadata = read_checkpoint(resumed.best).metadata
+    assert (metadata["licence"], metadata["source"]) == ("CC0-1.0", "drawn")
 
 
 @pytest.mark.parametrize(

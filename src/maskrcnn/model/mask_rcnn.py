@@ -27,7 +27,6 @@ from maskrcnn.ops.masks import mask_iou
 from maskrcnn.ops.nms import mask_nms_keep
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals
 
-
 MASKS_AT_ONCE = 200  # so memory does not grow with the objects: the widest map of 1000 masks would take 0.8 GB
 
 
@@ -150,7 +149,7 @@ class MaskRCNN(nn.Module):
         rows = _Rows(found.valid, drop_empty)
         boxes, labels = rows.of(found.boxes), rows.of(found.labels)
         at_once = MASKS_AT_ONCE if drop_empty else max(1, boxes.shape[0])
-        parts = zip(boxes.split(at_once), rows.image_index.split(at_once), labels.split(at_once), strict=True)
+        parts = zip(*(torch.split(x, at_once) for x in (boxes, rows.image_index, labels)), strict=True)
         masks = [self.mask_head(self.mask_pooler(features, box, image), label) for box, image, label in parts]
         logits = rows.back(torch.cat(masks))  # (N * D, M, M)
         return logits.reshape(*found.valid.shape, *logits.shape[1:])

@@ -119,10 +119,11 @@ def train(
             data, val, val_fraction=val_fraction, seed=settled.seed, images=images, skip_bad=skip_bad
         )
         settings = _settings(kind, weights, pretrained_backbone, data, pictures, settled)
+        settings["origin"] = {"licence": licence, "source": source or settings["data"]}
         if saved is not None:
             settings |= _kept_settings(saved, preset, weights)
             require_same(saved.settings, settings, folder)
-        plan = Plan(settled, pictures, settings, {"licence": licence, "source": source or settings["data"]})
+        plan = Plan(settled, pictures, settings, settings["origin"])
         torch.manual_seed(settled.seed)
         if saved is not None:
             model, notes = MaskRCNN(saved.config), [f"resumed at step {saved.progress.step}"]
@@ -152,7 +153,7 @@ def _settings(
 
 def _kept_settings(saved: Saved, preset: str | Preset | None, weights: str | Path | None) -> dict[str, Any]:
     """Of a resumed run: how it was started, unless that is given again (and then has to be the same)."""
-    names = ["data", "pretrained_backbone"]  # the data may have moved; their pictures are compared
+    names = ["data", "pretrained_backbone", "origin"]  # the data may have moved; their pictures are compared
     names += ["preset"] if preset is None else []
     names += ["weights"] if weights is None else []
     return {name: saved.settings[name] for name in names}

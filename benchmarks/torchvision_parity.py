@@ -199,11 +199,11 @@ def steps_of_ours(ours: MaskRCNN, image: Tensor) -> dict[str, Any]:
     """The same, and how many pairs lie at a limit."""
     batch = ours.preprocess([image])
     height, width = batch.image_sizes[0].tolist()
-    features = ours.fpn(ours.backbone(batch.pixels))
+    features = ours.features(batch.pixels)
     outputs = ours.rpn(features, (batch.pixels.shape[2], batch.pixels.shape[3]))
     proposals = propose(outputs, batch.image_sizes, ours.config.rpn)
-    read = ours.read_boxes(features, proposals, drop_empty=True)
-    found = select_detections(read, proposals, batch.image_sizes, ours.box_head.coder, ours.config.detection)
+    read, rois = ours.read_boxes(features, proposals, batch.image_sizes, drop_empty=True)
+    found = select_detections(read, rois, batch.image_sizes, ours.box_head.coder, ours.config.detection)
     masks = ours.read_masks(features, found, drop_empty=True)
     assert masks is not None
     keep = found.valid[0]
@@ -265,7 +265,7 @@ def proposals_at_limit(outputs: RPNOutputs, size: tuple[float, float], ours: Mas
     config, count = ours.config.rpn, 0
     for logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
         top, index = top_k_padded(logits[0], min(config.pre_nms_top_n + 1, logits.shape[1]))
-        boxes = clip(ours.rpn.coder.decode(deltas[0, index], anchors[index]), *size)
+        boxes = clip(ours.config.rpn.coder.decode(deltas[0, index], anchors[index]), *size)
         scores = top.sigmoid()
         left_out = len(scores) > config.pre_nms_top_n  # the last one is the first that is not among the candidates
         count += pairs_at_limit(boxes[:-1], scores[:-1], config.nms_iou, [float(scores[-1])] if left_out else [])
@@ -368,7 +368,7 @@ def learn_peer(
 def training_proposals(ours: MaskRCNN, batch: ImageBatch) -> list[Tensor]:
     config = torchvision_loss()
     limits = replace(ours.config.rpn, pre_nms_top_n=config.pre_nms_top_n, post_nms_top_n=config.post_nms_top_n)
-    outputs = ours.rpn(ours.fpn(ours.backbone(batch.pixels)), (batch.pixels.shape[2], batch.pixels.shape[3]))
+    outputs = ours.rpn(ours.features(batch.pixels), (batch.pixels.shape[2], batch.pixels.shape[3]))
     return valid_rows(propose(outputs, batch.image_sizes, limits))
 
 

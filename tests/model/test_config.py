@@ -164,7 +164,7 @@ NAN = float("nan")
         (RoIPoolerConfig, "canonical_size", 0.0),
         (BoxHeadConfig, "side", 0),
         (BoxHeadConfig, "num_convs", -1),
-        (BoxHeadConfig, "num_fcs", 0),
+        (BoxHeadConfig, "num_fcs", -1),
         (BoxHeadConfig, "delta_weights", (1.0, 1.0, 0.0, 1.0)),
         (DetectionConfig, "score_threshold", -0.1),
         (DetectionConfig, "nms_iou", NAN),

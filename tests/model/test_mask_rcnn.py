@@ -131,7 +131,7 @@ def test_asking_for_more_proposals_lifts_both_limits(tiny_config: MaskRCNNConfig
 @torch.no_grad()
 def test_proposals_are_as_many_as_asked_for(tiny_model: MaskRCNN) -> None:
     batch = tiny_model.preprocess(pictures((64, 96)))
-    outputs = tiny_model.rpn(tiny_model.fpn(tiny_model.backbone(batch.pixels)), (64, 96))
+    outputs = tiny_model.rpn(tiny_model.features(batch.pixels), (64, 96))
     for count in (3, 120):
         config = Limits(proposals=count).applied(tiny_model.config)
         config = replace(config, rpn=replace(config.rpn, nms_iou=1.0))

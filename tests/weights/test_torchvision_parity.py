@@ -190,11 +190,11 @@ def steps_of_peer(peer: Any, images: list[Tensor]) -> Steps:
 @torch.no_grad()
 def steps_of_ours(ours: MaskRCNN, images: list[Tensor]) -> Steps:
     batch = ours.preprocess(images)
-    features = ours.fpn(ours.backbone(batch.pixels))
+    features = ours.features(batch.pixels)
     outputs = ours.rpn(features, tuple(batch.pixels.shape[2:]))
     proposals = propose(outputs, batch.image_sizes, ours.config.rpn)
-    read = ours.read_boxes(features, proposals, drop_empty=True)
-    found = select_detections(read, proposals, batch.image_sizes, ours.box_head.coder, ours.config.detection)
+    read, rois = ours.read_boxes(features, proposals, batch.image_sizes, drop_empty=True)
+    found = select_detections(read, rois, batch.image_sizes, ours.box_head.coder, ours.config.detection)
     masks = ours.read_masks(features, found, drop_empty=True)
     sizes = [(int(height), int(width)) for height, width in batch.image_sizes]
     return Steps(batch.pixels, sizes, features, outputs, rows(proposals), entries(replace(found, mask_logits=masks)))
@@ -238,7 +238,7 @@ def proposals_at_limit(outputs: RPNOutputs, i: int, size: tuple[int, int], ours:
     config, count = ours.config.rpn, 0
     for logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
         top, index = top_k_padded(logits[i], min(config.pre_nms_top_n + 1, logits.shape[1]))
-        boxes = clip(ours.rpn.coder.decode(deltas[i, index], anchors[index]), *size)
+        boxes = clip(ours.config.rpn.coder.decode(deltas[i, index], anchors[index]), *size)
         cuts = (float(top[-1].sigmoid()),) if logits.shape[1] > config.pre_nms_top_n else ()
         count += pairs_at_limit(boxes, top.sigmoid(), config.nms_iou, cuts)
     return count

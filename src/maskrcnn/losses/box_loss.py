@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskrcnn.losses.matcher import match
+from maskrcnn.losses.matcher import FOREGROUND, IGNORE, match
 from maskrcnn.losses.reduce import shared_count
 from maskrcnn.losses.sampler import Sampler, sample
 from maskrcnn.model.box_head import BoxOutputs
 from maskrcnn.model.config import require
-from maskrcnn.ops.box_coder import BoxCoder
+from maskrcnn.ops.box_coder import MIN_SIDE, BoxCoder
+from maskrcnn.ops.boxes import is_large_enough
 from maskrcnn.structures import SampledRoIs, Target
 
 
@@ -63,6 +64,27 @@ def sample_rois(
     labels = gt_labels[index] if len(gt_labels) else torch.zeros_like(index)
     labels[len(foreground) :] = 0
     return SampledRoIs(boxes=candidates[chosen], labels=labels, matched_gt_index=index.masked_fill(labels == 0, 0))
+
+
+def rematch(boxes: Tensor, target: Target, foreground_iou: float) -> SampledRoIs:
+    """The RoIs of a later stage of a cascade: all of `boxes` (R, 4), matched again under a stricter limit.
+
+    Nothing is sampled: the stage before has raised their quality, so that a stricter limit still finds objects
+    (Cai and Vasconcelos 2018, 3.3). Boxes within a crowd region, or refined to nothing, are left out.
+    """
+    keep = ~target.is_crowd
+    gt_boxes, gt_labels = target.gt_boxes[keep], target.gt_labels[keep]
+    crowd_boxes = target.gt_boxes[~keep]
+    matches = match(
+        boxes, gt_boxes, foreground_iou=foreground_iou, background_iou=foreground_iou, crowd_boxes=crowd_boxes
+    )
+    is_foreground = matches.kind == FOREGROUND
+    usable = (matches.kind != IGNORE) & is_large_enough(boxes, MIN_SIDE)
+    rows = (usable & is_foreground).nonzero().squeeze(1), (usable & ~is_foreground).nonzero().squeeze(1)
+    index = matches.matched_gt_index[torch.cat(rows)]
+    labels = gt_labels[index] if len(gt_labels) else torch.zeros_like(index)
+    labels[len(rows[0]) :] = 0
+    return SampledRoIs(boxes[torch.cat(rows)], labels, index.masked_fill(labels == 0, 0))
 
 
 def box_loss(

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from maskrcnn.losses.box_loss import BoxLossConfig, box_loss, sample_rois
+from maskrcnn.losses.box_loss import BoxLossConfig, box_loss, rematch, sample_rois
+from maskrcnn.losses.cascade_loss import CascadeLossConfig, share_gradient
 from maskrcnn.losses.mask_loss import MaskLossConfig, mask_loss
 from maskrcnn.losses.rpn_loss import RPNLossConfig, rpn_loss
 from maskrcnn.losses.sampler import Sampler, sample
+from maskrcnn.model.box_head import BoxOutputs
+from maskrcnn.model.cascade import refine
 from maskrcnn.model.config import require
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.model.rpn import propose
@@ -29,6 +32,7 @@ class LossConfig:
 
     rpn: RPNLossConfig = field(default_factory=RPNLossConfig)
     box: BoxLossConfig = field(default_factory=BoxLossConfig)
+    cascade: CascadeLossConfig = field(default_factory=CascadeLossConfig)  # read where the detector is one
     mask: MaskLossConfig = field(default_factory=MaskLossConfig)
     pre_nms_top_n: int = 2000  # of each level, when learning; Lin et al. 2017, 4.1
     post_nms_top_n: int = 2000  # per image, when learning
@@ -39,14 +43,13 @@ class LossConfig:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each named part in the total."""
-        return {
-            "rpn_objectness": self.rpn.objectness_weight,
-            "rpn_box": self.rpn.box_weight,
-            "box_class": self.box.class_weight,
-            "box_delta": self.box.box_weight,
-            "mask": self.mask.weight,
-        }
+        """The weight of each named part in the total; "_2", "_3" are later stages of a cascade."""
+        weights = {"rpn_objectness": self.rpn.objectness_weight, "rpn_box": self.rpn.box_weight}
+        for stage, weight in enumerate((1.0, *self.cascade.weights)):
+            weights[_named("box_class", stage)] = weight * self.box.class_weight
+            weights[_named("box_delta", stage)] = weight * self.box.box_weight
+            weights[_named("mask", stage)] = weight * self.mask.weight
+        return weights
 
 
 class MaskRCNNLoss(nn.Module):
@@ -57,6 +60,9 @@ class MaskRCNNLoss(nn.Module):
         self.model = model
         self.config = config or LossConfig()
         self.sampler = sampler
+        later, limits = len(model.later_box_heads), self.config.cascade.foreground_ious
+        fits = not later or later == len(limits)
+        require(fits, self.config.cascade, "foreground_ious", f"{later} values, one for each later stage")
 
     def forward(self, batch: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         """batch: N images. targets: N, in the resized frame, on the same device.
@@ -66,9 +72,9 @@ class MaskRCNNLoss(nn.Module):
         """
         model, config = self.model, self.config
         generators = [torch.Generator().manual_seed(target.sampling_seed) for target in targets]
-        features = model.fpn(model.backbone(batch.pixels))
+        features = model.features(batch.pixels)
         rpn_outputs = model.rpn(features, (batch.pixels.shape[2], batch.pixels.shape[3]))
-        losses = rpn_loss(rpn_outputs, targets, generators, config.rpn, self.sampler)
+        losses = rpn_loss(rpn_outputs, targets, generators, config.rpn, self.sampler, model.config.rpn.coder)
         limits = replace(model.config.rpn, pre_nms_top_n=config.pre_nms_top_n, post_nms_top_n=config.post_nms_top_n)
         proposals = propose(rpn_outputs, batch.image_sizes, limits)
         rois = [
@@ -77,40 +83,56 @@ class MaskRCNNLoss(nn.Module):
                 proposals.boxes, proposals.valid, targets, generators, strict=True
             )
         ]
-        losses |= self._box_loss(features, rois, targets)
-        if model.mask_head is not None:
-            losses |= self._mask_loss(features, rois, targets)
+        for stage in range(len(model.box_heads)):
+            outputs, box_losses = self._box_loss(stage, features, rois, targets)
+            losses |= box_losses
+            if stage < len(model.mask_heads):
+                losses |= self._mask_loss(stage, features, rois, targets)
+            if stage + 1 < len(model.box_heads):
+                rois = self._next_rois(stage, outputs, rois, targets, batch.image_sizes)
         total = torch.stack([config.weights[name] * loss for name, loss in losses.items()]).sum()
         return {"total": total, **losses}
 
     def _box_loss(
-        self, features: Mapping[str, Tensor], rois: Sequence[SampledRoIs], targets: Sequence[Target]
-    ) -> dict[str, Tensor]:
-        model = self.model
+        self, stage: int, features: Mapping[str, Tensor], rois: Sequence[SampledRoIs], targets: Sequence[Target]
+    ) -> tuple[BoxOutputs, dict[str, Tensor]]:
+        head = self.model.box_heads[stage]
         boxes, labels = torch.cat([r.boxes for r in rois]), torch.cat([r.labels for r in rois])
-        outputs = model.box_head(model.box_pooler(features, boxes, _image_index(rois)))
+        pooled = self.model.pooled_for_boxes(features, boxes, _image_index(rois))
+        outputs = head(share_gradient(pooled, len(self.model.box_heads)))
         matched = torch.cat([_matched_boxes(r, target) for r, target in zip(rois, targets, strict=True)])
-        return box_loss(outputs, boxes, labels, matched, model.box_head.coder, self.config.box)
+        losses = box_loss(outputs, boxes, labels, matched, head.coder, self.config.box)
+        return outputs, {_named(name, stage): loss for name, loss in losses.items()}
+
+    def _next_rois(
+        self,
+        stage: int,
+        outputs: BoxOutputs,
+        rois: Sequence[SampledRoIs],
+        targets: Sequence[Target],
+        image_sizes: Tensor,
+    ) -> list[SampledRoIs]:
+        """What the next stage of a cascade learns from: the boxes that this one made."""
+        boxes, coder = torch.cat([r.boxes for r in rois]), self.model.box_heads[stage].coder
+        refined = refine(outputs, boxes, coder, image_sizes[_image_index(rois)])
+        limit = self.config.cascade.foreground_ious[stage]
+        parts = torch.split(refined, [len(r.labels) for r in rois])
+        return [rematch(part, target, limit) for part, target in zip(parts, targets, strict=True)]
 
     def _mask_loss(
-        self, features: Mapping[str, Tensor], rois: Sequence[SampledRoIs], targets: Sequence[Target]
+        self, stage: int, features: Mapping[str, Tensor], rois: Sequence[SampledRoIs], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        model = self.model
-        assert model.mask_head is not None and model.mask_pooler is not None
+        model, head = self.model, self.model.mask_heads[stage]
         limit = self.config.mask.rois_per_image
         learning = [_mask_rois(r, target, limit) for r, target in zip(rois, targets, strict=True)]
         if not any(len(r.labels) for r in learning):
-            # no mask to learn in the whole batch: one RoI, called background so that it weighs nothing, keeps every
-            # parameter in the graph, which data-parallel training needs
-            stand_in = rois[0]
-            learning[0] = SampledRoIs(
-                stand_in.boxes[:1], torch.zeros_like(stand_in.labels[:1]), stand_in.matched_gt_index[:1]
-            )
+            learning[0] = _stand_in(rois[0].boxes.device)
         boxes, labels = torch.cat([r.boxes for r in learning]), torch.cat([r.labels for r in learning])
-        logits = model.mask_head(model.mask_pooler(features, boxes, _image_index(learning)), labels)
-        side = model.mask_head.config.side
+        logits = head(model.pooled_for_masks(features, boxes, _image_index(learning)), labels)
+        side = head.config.side
         masks = torch.cat([self._mask_target(r, target, side) for r, target in zip(learning, targets, strict=True)])
-        return mask_loss(logits, masks.to(logits), labels > 0)
+        losses = mask_loss(logits, masks.to(logits), labels > 0)
+        return {_named(name, stage): loss for name, loss in losses.items()}
 
     def _mask_target(self, rois: SampledRoIs, target: Target, side: int) -> Tensor:
         """(R_i, M, M) float32, zeros for RoIs without an object."""
@@ -121,6 +143,20 @@ class MaskRCNNLoss(nn.Module):
         return crop_masks(
             masks, rois.boxes, rois.matched_gt_index, side, aligned=config.aligned_target, binary=config.binary_target
         )
+
+
+def _named(name: str, stage: int) -> str:
+    """The name of a loss in a stage of a cascade: mask, mask_2, mask_3."""
+    return name if stage == 0 else f"{name}_{stage + 1}"
+
+
+def _stand_in(device: torch.device) -> SampledRoIs:
+    """One RoI where a batch has no mask to learn, called background so that it weighs nothing.
+
+    It keeps every parameter in the graph, which data-parallel training needs.
+    """
+    none = torch.zeros(1, dtype=torch.int64, device=device)
+    return SampledRoIs(torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device), none, none)
 
 
 def _mask_rois(rois: SampledRoIs, target: Target, limit: int | None) -> SampledRoIs:

@@ -23,7 +23,8 @@ from maskrcnn.losses.matcher import match
 from maskrcnn.losses.reduce import shared_count
 from maskrcnn.losses.sampler import Sampler, sample
 from maskrcnn.model.config import require
-from maskrcnn.model.rpn import RPN, RPNOutputs
+from maskrcnn.model.rpn import RPNOutputs
+from maskrcnn.ops.box_coder import BoxCoder
 from maskrcnn.structures import Target
 
 
@@ -53,6 +54,7 @@ def rpn_loss(
     generators: Sequence[torch.Generator],
     config: RPNLossConfig,
     sampler: Sampler = sample,
+    coder: BoxCoder = BoxCoder(),  # noqa: B008 (frozen)
 ) -> dict[str, Tensor]:
     """{"rpn_objectness": log loss, "rpn_box": smooth L1}, each a scalar, not yet weighted."""
     anchors, logits, deltas = torch.cat(outputs.anchors), torch.cat(outputs.logits, 1), torch.cat(outputs.deltas, 1)
@@ -75,7 +77,7 @@ def rpn_loss(
             logits[i, chosen], is_object, reduction="sum"
         )
         if len(foreground):
-            wanted = RPN.coder.encode(anchors[foreground], gt_boxes[matches.matched_gt_index[foreground]])
+            wanted = coder.encode(anchors[foreground], gt_boxes[matches.matched_gt_index[foreground]])
             box_loss = box_loss + F.smooth_l1_loss(deltas[i, foreground], wanted, beta=config.beta, reduction="sum")
         count += len(chosen)
     divisor = shared_count(count, logits.device)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import timm
+import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
@@ -28,38 +29,50 @@ class BackboneConfig:
     options: Mapping[str, Any] = field(default_factory=dict)  # passed on to timm.create_model
     norm: Literal["frozen", "batch", "group"] = "frozen"  # frozen: statistics of pretraining, never updated
     norm_eps: float | None = None  # added to batch norm's variances; None: the network's own, 1e-5 in most
+    levels: tuple[str, ...] = (
+        "c2",
+        "c3",
+        "c4",
+        "c5",
+    )  # the maps that are handed on; what lies behind the last is not made
+    stride_in: Literal["3x3", "1x1"] = (
+        "3x3"  # of a bottleneck that halves the map: which convolution; 1x1 in He et al. 2016
+    )
+    dilate_c5: bool = False  # c5 at stride 16 by dilated convolutions ("DC5"; Dai et al. 2017, 4)
     frozen_stages: int = 2  # 0: all learn; 1: the stem is fixed; 2: and c2; ... Lin et al. 2017 fix stem and c2
 
     def __post_init__(self) -> None:
         require(self.norm_eps is None or self.norm_eps >= 0, self, "norm_eps", "0 or more, or none")
         require(0 <= self.frozen_stages <= 5, self, "frozen_stages", "0 to 5 (0: all learn, 5: none)")
+        known = bool(self.levels) and list(self.levels) == [name for name in STRIDES if name in self.levels]
+        require(known, self, "levels", f"some of {', '.join(STRIDES)}, in this order")
         # JSON gives tuples back as lists: tuples here, so that a config read from a file equals the one written
         object.__setattr__(self, "options", {name: _as_tuple(value) for name, value in self.options.items()})
 
 
 class Backbone(nn.Module):
-    """pixels (N, 3, H, W) -> {"c2": (N, C2, H/4, W/4), ..., "c5": (N, C5, H/32, W/32)}."""
+    """pixels (N, 3, H, W) -> {"c2": (N, C2, H/4, W/4), ..., "c5": (N, C5, H/32, W/32)}, or those of `config.levels`."""
 
     def __init__(self, config: BackboneConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
         self.body = _create(config, pretrained)
-        strides = list(self.body.feature_info.reduction())
-        missing = [stride for stride in STRIDES.values() if stride not in strides]
+        reductions = list(self.body.feature_info.reduction())
+        missing = [STRIDES[name] for name in config.levels if STRIDES[name] not in reductions]
         if missing:
             expected = f"strides {missing}"
             raise InputError("no such feature maps", field="backbone.name", found=config.name, expected=expected)
         # where a network has several maps of one stride, the last one has seen most layers
-        self._index = {name: len(strides) - 1 - strides[::-1].index(stride) for name, stride in STRIDES.items()}
+        last = len(reductions) - 1
+        self._index = {name: last - reductions[::-1].index(STRIDES[name]) for name in config.levels}
         channels = self.body.feature_info.channels()
         self.channels = {name: int(channels[i]) for name, i in self._index.items()}
+        self.strides = {name: STRIDES[name] for name in config.levels}
         self._channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"  # as of Swin and its kin
-        if config.norm_eps is not None:
-            _set_eps_(self.body, config.norm_eps)
-        if config.norm == "frozen":
-            freeze_batch_norm_2d(self.body)  # type: ignore[no-untyped-call]
-        elif config.norm == "group":
-            _group_norm_(self.body)
+        if config.dilate_c5:
+            _dilate_(self.body, config)
+            self.strides["c5"] = STRIDES["c4"]
+        adapt_body_(self.body, config)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         maps = self.body(pixels)
@@ -103,14 +116,68 @@ def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _create(config: BackboneConfig, pretrained: bool) -> Any:
+def adapt_body_(body: nn.Module, config: BackboneConfig) -> None:
+    """What timm has no option for, in place: the stride's place, batch norm's eps, and the kind of norm."""
+    if config.stride_in == "1x1":
+        _stride_in_1x1_(body, config)
+    if config.norm_eps is not None:
+        _set_eps_(body, config.norm_eps)
+    if config.norm == "frozen":
+        freeze_batch_norm_2d(body)  # type: ignore[no-untyped-call]
+    elif config.norm == "group":
+        _group_norm_(body)
+
+
+def create_timm(config: BackboneConfig, pretrained: bool, **how: Any) -> Any:
+    """`timm.create_model` with the config's options. Errors: `InputError` for a name or options that timm lacks."""
     try:
-        return timm.create_model(config.name, pretrained=pretrained, features_only=True, **config.options)
+        return timm.create_model(config.name, pretrained=pretrained, **config.options, **how)
     except (RuntimeError, TypeError, AttributeError) as error:  # unknown name; unknown option; no feature maps
         if pretrained and "Unknown model" not in str(error):
             raise
         problem, expected = f"timm cannot make it ({error})", "a name of timm.list_models()"
         raise InputError(problem, field="backbone.name", found=config.name, expected=expected) from error
+
+
+def _create(config: BackboneConfig, pretrained: bool) -> Any:
+    """The network down to the last of `config.levels`."""
+    if config.levels[-1] == "c5":
+        return create_timm(config, pretrained, features_only=True)
+    with torch.device("meta"):  # only to see where its maps lie
+        reductions = create_timm(config, False, features_only=True).feature_info.reduction()
+    wanted = STRIDES[config.levels[-1]]
+    indices = tuple(i for i, reduction in enumerate(reductions) if reduction <= wanted)
+    return create_timm(config, pretrained, features_only=True, out_indices=indices)
+
+
+def _dilate_(body: nn.Module, config: BackboneConfig) -> None:
+    """c5 at the stride of c4: no stride in it, and a hole between the taps of every 3x3 convolution."""
+    stage = getattr(body, "layer4", None)
+    if stage is None:
+        raise _needs_bottlenecks(config, "dilate_c5")
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d):
+            module.stride = (1, 1)
+            if module.kernel_size == (3, 3):
+                module.dilation, module.padding = (2, 2), (2, 2)
+
+
+def _stride_in_1x1_(body: nn.Module, config: BackboneConfig) -> None:
+    """Move the stride of each bottleneck that has one from its 3x3 convolution to the 1x1 before it."""
+    moved = 0
+    for block in body.modules():
+        conv1, conv2 = getattr(block, "conv1", None), getattr(block, "conv2", None)
+        if not isinstance(conv1, nn.Conv2d) or not isinstance(conv2, nn.Conv2d) or conv1.kernel_size != (1, 1):
+            continue
+        moved += conv2.stride != (1, 1)
+        conv1.stride, conv2.stride = conv2.stride, (1, 1)
+    if not moved:
+        raise _needs_bottlenecks(config, "stride_in")
+
+
+def _needs_bottlenecks(config: BackboneConfig, field: str) -> InputError:
+    expected = "a ResNet of bottlenecks, such as resnet50"
+    return InputError("does not fit this network", field=f"backbone.{field}", found=config.name, expected=expected)
 
 
 def _set_eps_(module: nn.Module, eps: float) -> None:

@@ -29,7 +29,7 @@ class BoxHeadConfig:
     num_convs: int = 0  # 3x3 convolutions before the fully connected layers; 4 in the stronger heads of Wu and He 2018
     conv_channels: int = 256
     norm: Norm = None  # after those convolutions
-    num_fcs: int = 2
+    num_fcs: int = 2  # 0: the mean over the map, as the C4 detectors have it
     fc_channels: int = 1024
     class_agnostic: bool = False  # one box for all classes rather than one each
     delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)  # of dx dy dw dh; Girshick 2015 code
@@ -37,7 +37,7 @@ class BoxHeadConfig:
     def __post_init__(self) -> None:
         require(self.side >= 1, self, "side", "at least 1")
         require(self.num_convs >= 0, self, "num_convs", "0 or more")
-        require(self.num_fcs >= 1, self, "num_fcs", "at least 1")
+        require(self.num_fcs >= 0, self, "num_fcs", "0 or more")
         require(min(self.delta_weights) > 0, self, "delta_weights", "above 0")
 
 
@@ -77,11 +77,12 @@ class BoxHead(nn.Module):
         self.config = config
         self.coder = BoxCoder(config.delta_weights)
         self.convs = conv_stack(in_channels, config.conv_channels, config.num_convs, config.norm)
-        width = (config.conv_channels if config.num_convs else in_channels) * config.side**2
-        fcs = [nn.Linear(config.fc_channels if i else width, config.fc_channels) for i in range(config.num_fcs)]
+        channels = config.conv_channels if config.num_convs else in_channels
+        widths = [channels * config.side**2 if config.num_fcs else channels, *[config.fc_channels] * config.num_fcs]
+        fcs = [nn.Linear(before, after) for before, after in zip(widths, widths[1:], strict=False)]
         self.fcs = nn.ModuleList(fcs)
-        self.classes = nn.Linear(config.fc_channels, num_classes + 1)
-        self.deltas = nn.Linear(config.fc_channels, 4 * (1 if config.class_agnostic else num_classes))
+        self.classes = nn.Linear(widths[-1], num_classes + 1)
+        self.deltas = nn.Linear(widths[-1], 4 * (1 if config.class_agnostic else num_classes))
         for linear in fcs:
             init_linear(linear)
         init_linear(self.classes, std=0.01)  # Girshick 2015, 4.1
@@ -91,7 +92,7 @@ class BoxHead(nn.Module):
         hidden = pooled
         for conv in self.convs:
             hidden = conv(hidden)
-        hidden = hidden.flatten(1)  # (R, C * S * S)
+        hidden = hidden.flatten(1) if self.fcs else hidden.mean(dim=(2, 3))  # (R, C * S * S), or (R, C)
         for linear in self.fcs:
             hidden = F.relu(linear(hidden))
         return BoxOutputs(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from numbers import Integral, Real
 from typing import Literal
 
@@ -16,32 +17,40 @@ from torch import Tensor, nn
 
 from maskrcnn.model.backbone import Backbone, BackboneConfig
 from maskrcnn.model.box_head import BoxHead, BoxHeadConfig, BoxOutputs, DetectionConfig, select_detections
+from maskrcnn.model.cascade import CascadeConfig, average_logits, refine
 from maskrcnn.model.config import require
 from maskrcnn.model.fpn import FPN, FPNConfig
 from maskrcnn.model.mask_head import MaskHead, MaskHeadConfig
 from maskrcnn.model.preprocess import Preprocess, PreprocessConfig
 from maskrcnn.model.roi_pooler import RoIPooler, RoIPoolerConfig
+from maskrcnn.model.roi_stage import RoIStage
 from maskrcnn.model.rpn import RPN, RPNConfig, propose
 from maskrcnn.ops.boxes import clip, scale
 from maskrcnn.ops.masks import mask_iou
 from maskrcnn.ops.nms import mask_nms_keep
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals
 
-MASKS_AT_ONCE = 200  # so memory does not grow with the objects: the widest map of 1000 masks would take 0.8 GB
+ROIS_AT_ONCE = 200  # in a head that widens them, so that memory does not grow with the objects: 1000 masks take 0.8 GB
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRCNNConfig:
-    """The tree of all parts. Without `mask_head` it is Faster R-CNN (Ren et al. 2015)."""
+    """The tree of all parts. Without `mask_head` it is Faster R-CNN (Ren et al. 2015).
+
+    fpn None: the heads read the backbone's one map as it is. With `roi_stage`, c4 and the body's last stage on every
+    RoI ("C4"; He et al. 2017, Fig. 4 left).
+    """
 
     class_names: tuple[str, ...]  # K names; label k is class_names[k - 1]
     category_ids: tuple[int, ...]  # how the data set counts the same classes
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    fpn: FPNConfig = field(default_factory=FPNConfig)
+    fpn: FPNConfig | None = field(default_factory=FPNConfig)
     rpn: RPNConfig = field(default_factory=RPNConfig)
     roi_pooler: RoIPoolerConfig = field(default_factory=RoIPoolerConfig)
+    roi_stage: bool = False
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
+    cascade: CascadeConfig | None = None
     mask_head: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
 
@@ -49,6 +58,16 @@ class MaskRCNNConfig:
         require(len(self.class_names) >= 1, self, "class_names", "at least one class")
         fits = len(self.category_ids) == len(self.class_names)
         require(fits, self, "category_ids", f"{len(self.class_names)} ids, one for each class")
+        levels = self.backbone.levels
+        if self.fpn is None:
+            require(len(levels) == 1, self.backbone, "levels", "one level, where there is no pyramid")
+        else:
+            require(len(levels) == 4, self.backbone, "levels", "c2, c3, c4, c5, of which the pyramid is made")
+            require(not self.backbone.dilate_c5, self.backbone, "dilate_c5", "false, where there is a pyramid")
+        one_map = not self.roi_stage or levels == ("c4",)
+        require(one_map, self, "roi_stage", "false, unless the backbone hands on c4 alone")
+        agnostic = self.cascade is None or self.box_head.class_agnostic
+        require(agnostic, self.box_head, "class_agnostic", "true in a cascade, whose boxes are refined in turn")
 
     @property
     def num_classes(self) -> int:
@@ -100,16 +119,41 @@ class MaskRCNN(nn.Module):
         self.config = config
         self.preprocess = Preprocess(config.preprocess)
         self.backbone = Backbone(config.backbone, pretrained=pretrained_backbone)
-        self.fpn = FPN(config.fpn, self.backbone.channels)
-        channels, strides = config.fpn.channels, config.fpn.strides
+        self.fpn: FPN | None = None
+        if config.fpn is not None:
+            self.fpn = FPN(config.fpn, self.backbone.channels)
+            channels, strides = config.fpn.channels, config.fpn.strides
+        else:
+            (channels,), strides = self.backbone.channels.values(), self.backbone.strides
         self.rpn = RPN(config.rpn, channels, strides)
-        self.box_pooler = RoIPooler(config.roi_pooler, config.box_head.side, strides)
+        self.roi_stage: RoIStage | None = None
+        shrink = 1
+        if config.roi_stage:
+            self.roi_stage = RoIStage(config.backbone, pretrained=pretrained_backbone)
+            channels, shrink = self.roi_stage.channels, self.roi_stage.stride
+        self.box_pooler = RoIPooler(config.roi_pooler, config.box_head.side * shrink, strides)
         self.box_head = BoxHead(config.box_head, channels, config.num_classes)
+        later = config.cascade.delta_weights if config.cascade is not None else ()
+        later_configs = [replace(config.box_head, delta_weights=weights) for weights in later]
+        self.later_box_heads = nn.ModuleList(BoxHead(c, channels, config.num_classes) for c in later_configs)
         self.mask_pooler: RoIPooler | None = None
         self.mask_head: MaskHead | None = None
         if config.mask_head is not None:
-            self.mask_pooler = RoIPooler(config.roi_pooler, config.mask_head.pooled_side, strides)
+            self.mask_pooler = RoIPooler(config.roi_pooler, config.mask_head.pooled_side * shrink, strides)
             self.mask_head = MaskHead(config.mask_head, channels, config.num_classes)
+            extra = len(later) if config.cascade is not None and config.cascade.mask_heads else 0
+            heads = [MaskHead(config.mask_head, channels, config.num_classes) for _ in range(extra)]
+            self.later_mask_heads = nn.ModuleList(heads)
+
+    @property
+    def box_heads(self) -> list[BoxHead]:
+        """One, or one for each stage of a cascade."""
+        return [self.box_head, *self.later_box_heads]
+
+    @property
+    def mask_heads(self) -> list[MaskHead]:
+        """None, one, or one for each stage of a cascade."""
+        return [] if self.mask_head is None else [self.mask_head, *self.later_mask_heads]
 
     def forward(self, images: Sequence[Tensor], limits: Limits | None = None) -> list[Detections]:
         """Detect. images: N tensors (3, H_i, W_i) uint8, or float in 0..1, RGB. Returns boxes in the original frame."""
@@ -128,31 +172,72 @@ class MaskRCNN(nn.Module):
         drop_empty: spare the heads the padding rows; shapes inside then depend on the picture.
         """
         config = config or self.config
-        features = self.fpn(self.backbone(pixels))  # {"p2": (N, C, H/4, W/4), ...}
+        features = self.features(pixels)  # {"p2": (N, C, H/4, W/4), ...}
         proposals = propose(self.rpn(features, _padded_size(pixels)), image_sizes, config.rpn)  # (N, R, 4)
-        box_outputs = self.read_boxes(features, proposals, drop_empty)  # (N * R, K + 1), (N * R, K, 4)
-        found = select_detections(box_outputs, proposals, image_sizes, self.box_head.coder, config.detection)  # (N, D)
+        outputs, rois = self.read_boxes(features, proposals, image_sizes, drop_empty)  # (N * R, K + 1), (N * R, K, 4)
+        found = select_detections(outputs, rois, image_sizes, self.box_heads[-1].coder, config.detection)  # (N, D)
         return replace(found, mask_logits=self.read_masks(features, found, drop_empty))  # (N, D, M, M)
 
-    def read_boxes(self, features: Mapping[str, Tensor], proposals: Proposals, drop_empty: bool = False) -> BoxOutputs:
-        """The box head's outputs for (N, R) proposals as N * R rows; rows without a proposal are zero if dropped."""
+    def features(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) to the maps that RPN and heads read, by level."""
+        maps: dict[str, Tensor] = self.backbone(pixels)
+        return maps if self.fpn is None else self.fpn(maps)
+
+    def pooled_for_boxes(self, features: Mapping[str, Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+        """(R, C, S, S): what the box heads read of boxes (R, 4)."""
+        pooled: Tensor = self.box_pooler(features, boxes, image_index)
+        return pooled if self.roi_stage is None else self.roi_stage(pooled)
+
+    def pooled_for_masks(self, features: Mapping[str, Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+        """(R, C, S, S): what the mask heads read of boxes (R, 4)."""
+        assert self.mask_pooler is not None
+        pooled: Tensor = self.mask_pooler(features, boxes, image_index)
+        return pooled if self.roi_stage is None else self.roi_stage(pooled)
+
+    def read_boxes(
+        self, features: Mapping[str, Tensor], proposals: Proposals, image_sizes: Tensor, drop_empty: bool = False
+    ) -> tuple[BoxOutputs, Proposals]:
+        """The box heads' outputs for (N, R) proposals as N * R rows; rows without a proposal are zero if dropped.
+
+        Returned with the RoIs that the deltas start from: the proposals, or in a cascade what the stage before made.
+        """
         rows = _Rows(proposals.valid, drop_empty)
-        outputs = self.box_head(self.box_pooler(features, rows.of(proposals.boxes), rows.image_index))
-        return BoxOutputs(rows.back(outputs.class_logits), rows.back(outputs.deltas))
+        boxes, sizes = rows.of(proposals.boxes), image_sizes[rows.image_index]
+        outputs = self._box_outputs(self.box_head, features, boxes, rows)
+        logits = [outputs.class_logits]
+        for before, head in pairwise(self.box_heads):
+            boxes = refine(outputs, boxes, before.coder, sizes)
+            outputs = self._box_outputs(head, features, boxes, rows)
+            logits.append(outputs.class_logits)
+        if self.config.cascade is not None:
+            outputs = replace(outputs, class_logits=average_logits(logits, self.config.cascade.average))
+            proposals = replace(proposals, boxes=rows.back(boxes).view_as(proposals.boxes))
+        return BoxOutputs(rows.back(outputs.class_logits), rows.back(outputs.deltas)), proposals
+
+    def _box_outputs(self, head: BoxHead, features: Mapping[str, Tensor], boxes: Tensor, rows: _Rows) -> BoxOutputs:
+        at_once = ROIS_AT_ONCE if rows.index is not None and self.roi_stage is not None else max(1, boxes.shape[0])
+        parts = zip(torch.split(boxes, at_once), torch.split(rows.image_index, at_once), strict=True)
+        outputs = [head(self.pooled_for_boxes(features, box, image)) for box, image in parts]
+        return BoxOutputs(torch.cat([o.class_logits for o in outputs]), torch.cat([o.deltas for o in outputs]))
 
     def read_masks(
         self, features: Mapping[str, Tensor], found: DetectionBatch, drop_empty: bool = False
     ) -> Tensor | None:
         """(N, D, M, M) mask logits of the detections, each of its own class; None without a mask head."""
-        if self.mask_head is None or self.mask_pooler is None:
+        if not self.mask_heads:
             return None
         rows = _Rows(found.valid, drop_empty)
         boxes, labels = rows.of(found.boxes), rows.of(found.labels)
-        at_once = MASKS_AT_ONCE if drop_empty else max(1, boxes.shape[0])
+        at_once = ROIS_AT_ONCE if drop_empty else max(1, boxes.shape[0])
         parts = zip(*(torch.split(x, at_once) for x in (boxes, rows.image_index, labels)), strict=True)
-        masks = [self.mask_head(self.mask_pooler(features, box, image), label) for box, image, label in parts]
+        masks = [self._mask_logits(self.pooled_for_masks(features, box, image), label) for box, image, label in parts]
         logits = rows.back(torch.cat(masks))  # (N * D, M, M)
         return logits.reshape(*found.valid.shape, *logits.shape[1:])
+
+    def _mask_logits(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """(R, M, M): of one head, or the logit of the mean probability of several."""
+        logits: list[Tensor] = [head(pooled, labels) for head in self.mask_heads]
+        return logits[0] if len(logits) == 1 else torch.stack(logits).sigmoid().mean(dim=0).logit(eps=1e-7)
 
 
 class _Rows:

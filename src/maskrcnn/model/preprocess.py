@@ -11,14 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from maskrcnn.errors import InputError
 from maskrcnn.model.config import require
 from maskrcnn.ops.contrast import stretch
 from maskrcnn.structures import ImageBatch, Size
+
+Resampling = Literal["torch", "pillow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +33,15 @@ class PreprocessConfig:
     longest: int = 1333  # px, the longer side is never above this
     scale: float | None = None  # a fixed factor instead, for data whose pixels have a physical size
     antialias: bool = True  # average over the pixels that a smaller picture skips
+    resampling: Resampling = "torch"  # torch: of float values; pillow: of 8-bit values, rounded to 8 bits, Detectron2's
     rounding: Literal["nearest", "floor"] = "nearest"  # of the resized sides; torchvision: floor
     stretch: float | None = None  # fraction of values clipped at each end by a contrast stretch; None: no stretch
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB in 0..1, ImageNet's
+    channels: Literal["rgb", "bgr"] = "rgb"  # the order that the network was trained with
+    mean: tuple[float, float, float] = (
+        0.485,
+        0.456,
+        0.406,
+    )  # of values in 0..1, in the order of `channels`; ImageNet's
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     divisor: int = 32  # padded sides are multiples of this, the coarsest stride of the backbone
 
@@ -84,8 +94,15 @@ class Preprocess(nn.Module):
 
         images: N tensors (3, H_i, W_i), original frame. size: shorter side in px or "native" in place of the config's.
         """
-        pixels = [self.resize(self.normalise(self.stretch(_checked(image))), size) for image in images]
+        pixels = [self.resized(self.stretch(_checked(image)), size) for image in images]
         return self.pad(pixels, [_size(image) for image in images])
+
+    def resized(self, image: Tensor, size: int | Literal["native"] | None = None) -> Tensor:
+        """(3, H_i, W_i) as given to (3, h, w) float32, normalised, in the resized frame."""
+        wanted = self.config.resized_size(_size(image), size)
+        if self.config.resampling == "pillow":
+            return self.normalise(_resize_by_pillow(as_bytes(image), wanted))
+        return self.resize(self.normalise(image), wanted)
 
     def batch(self, images: Sequence[Tensor]) -> ImageBatch:
         """Only normalise and pad: for pictures that are stretched and resized already (learning)."""
@@ -94,21 +111,20 @@ class Preprocess(nn.Module):
     def stretch(self, image: Tensor) -> Tensor:
         if self.config.stretch is None:
             return image
-        if image.dtype != torch.uint8:
-            image = (image * 255).round().clamp(0, 255).to(torch.uint8)
-        return stretch(image, self.config.stretch)
+        return stretch(as_bytes(image), self.config.stretch)
 
     def normalise(self, image: Tensor) -> Tensor:
         image = image.to(self.mean.device)
+        if self.config.channels == "bgr":
+            image = image.flip(0)
         values = image.to(torch.float32)
         return ((values / 255 if image.dtype == torch.uint8 else values) - self.mean) / self.std
 
-    def resize(self, image: Tensor, size: int | Literal["native"] | None) -> Tensor:
-        target = self.config.resized_size(_size(image), size)
-        if target == _size(image):
+    def resize(self, image: Tensor, size: Size) -> Tensor:
+        if size == _size(image):
             return image
         resized: Tensor = F.interpolate(
-            image[None], target, mode="bilinear", align_corners=False, antialias=self.config.antialias
+            image[None], size, mode="bilinear", align_corners=False, antialias=self.config.antialias
         )[0]
         return resized
 
@@ -125,6 +141,20 @@ class Preprocess(nn.Module):
             image_sizes=torch.tensor(sizes, dtype=torch.float32, device=padded[0].device),
             original_sizes=tuple(original_sizes),
         )
+
+
+def as_bytes(image: Tensor) -> Tensor:
+    """The picture as uint8: float values in 0..1 are rounded to it."""
+    return image if image.dtype == torch.uint8 else (image * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _resize_by_pillow(image: Tensor, size: Size) -> Tensor:
+    """(3, H, W) uint8 to (3, h, w) uint8, bilinear over all pixels that a smaller picture skips."""
+    if size == _size(image):
+        return image
+    picture = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    resized = np.array(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return torch.from_numpy(resized).permute(2, 0, 1).to(image.device)
 
 
 def _size(image: Tensor) -> Size:

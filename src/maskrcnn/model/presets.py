@@ -9,6 +9,7 @@ from maskrcnn.errors import InputError
 from maskrcnn.model.anchors import AnchorConfig
 from maskrcnn.model.backbone import BackboneConfig
 from maskrcnn.model.box_head import BoxHeadConfig
+from maskrcnn.model.cascade import CascadeConfig
 from maskrcnn.model.fpn import FPNConfig
 from maskrcnn.model.mask_head import MaskHeadConfig
 from maskrcnn.model.mask_rcnn import MaskRCNNConfig
@@ -19,6 +20,8 @@ from maskrcnn.model.rpn import RPNConfig
 Names = tuple[str, ...]
 Ids = tuple[int, ...]
 
+ONE_LEVEL_ANCHORS = AnchorConfig(sizes=((32, 64, 128, 256, 512),))  # 15 per cell; Detectron2's, 9 in Ren et al. 2015
+
 
 def r50_fpn(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
     """Mask R-CNN with ResNet-50 and FPN, the field's standard (He et al. 2017, Table 1; 44 M weights)."""
@@ -28,6 +31,39 @@ def r50_fpn(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
 def r101_fpn(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
     """The same with ResNet-101 (63 M weights)."""
     return replace(r50_fpn(class_names, category_ids), backbone=BackboneConfig(name="resnet101"))
+
+
+def r50_c4(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
+    """Mask R-CNN without pyramid: c5 of ResNet-50 runs on every RoI (He et al. 2017, Fig. 4 left)."""
+    return MaskRCNNConfig(
+        class_names=class_names,
+        category_ids=category_ids,
+        preprocess=PreprocessConfig(divisor=16),
+        backbone=BackboneConfig(levels=("c4",)),
+        fpn=None,
+        rpn=RPNConfig(anchors=ONE_LEVEL_ANCHORS),
+        roi_stage=True,
+        box_head=BoxHeadConfig(num_fcs=0),
+        mask_head=MaskHeadConfig(side=14, num_convs=0),
+    )
+
+
+def r50_dc5(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
+    """Mask R-CNN on one map: c5 of ResNet-50 at stride 16, by dilated convolutions (Dai et al. 2017, 4)."""
+    return MaskRCNNConfig(
+        class_names=class_names,
+        category_ids=category_ids,
+        preprocess=PreprocessConfig(divisor=16),
+        backbone=BackboneConfig(levels=("c5",), dilate_c5=True),
+        fpn=None,
+        rpn=RPNConfig(anchors=ONE_LEVEL_ANCHORS),
+    )
+
+
+def cascade_r50_fpn(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
+    """`r50-fpn` with three box heads in a row, for boxes that fit tighter (Cai and Vasconcelos 2018)."""
+    config = r50_fpn(class_names, category_ids)
+    return replace(config, box_head=BoxHeadConfig(class_agnostic=True), cascade=CascadeConfig())
 
 
 def nano(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
@@ -57,7 +93,7 @@ def drawings(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
     Batch norm in pyramid and mask head too; pictures enlarged by a quarter: shapes of 10 px have to be told apart.
     """
     config = nano(class_names, category_ids)
-    assert config.mask_head is not None
+    assert config.mask_head is not None and config.fpn is not None
     return replace(
         config,
         preprocess=replace(config.preprocess, scale=1.25),
@@ -76,10 +112,18 @@ def from_scratch(config: MaskRCNNConfig) -> MaskRCNNConfig:
         return config
     body = replace(config.backbone, norm="group", frozen_stages=0)
     mask_head = None if config.mask_head is None else replace(config.mask_head, norm="group")
-    return replace(config, backbone=body, fpn=replace(config.fpn, norm="group"), mask_head=mask_head)
+    fpn = None if config.fpn is None else replace(config.fpn, norm="group")
+    return replace(config, backbone=body, fpn=fpn, mask_head=mask_head)
 
 
-PRESETS: dict[str, Callable[[Names, Ids], MaskRCNNConfig]] = {"nano": nano, "r50-fpn": r50_fpn, "r101-fpn": r101_fpn}
+PRESETS: dict[str, Callable[[Names, Ids], MaskRCNNConfig]] = {
+    "nano": nano,
+    "r50-fpn": r50_fpn,
+    "r101-fpn": r101_fpn,
+    "r50-c4": r50_c4,
+    "r50-dc5": r50_dc5,
+    "cascade-r50-fpn": cascade_r50_fpn,
+}
 
 
 def preset(name: str, class_names: Names, category_ids: Ids) -> MaskRCNNConfig:

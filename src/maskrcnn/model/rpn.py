@@ -29,6 +29,8 @@ class RPNConfig:
 
     anchors: AnchorConfig = field(default_factory=AnchorConfig)
     conv_depth: int = 1  # 3x3 convolutions before the two predictors; Ren et al. 2015, 3.1
+    channels: int | None = None  # of those convolutions; None: as many as the features have
+    delta_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)  # of dx dy dw dh; see BoxCoder
     pre_nms_top_n: int = 1000  # anchors of each level that go into NMS
     post_nms_top_n: int = 1000  # proposals kept per image when detecting; He et al. 2017, 3.1
     nms_iou: float = 0.7  # between proposals of one level; Ren et al. 2015, 3.3
@@ -39,6 +41,12 @@ class RPNConfig:
         require(self.pre_nms_top_n >= 1, self, "pre_nms_top_n", "at least 1")
         require(self.post_nms_top_n >= 1, self, "post_nms_top_n", "at least 1")
         require(0 <= self.nms_iou <= 1, self, "nms_iou", "0 to 1")
+        require(self.channels is None or self.channels >= 1, self, "channels", "at least 1, or none")
+        require(min(self.delta_weights) > 0, self, "delta_weights", "above 0")
+
+    @property
+    def coder(self) -> BoxCoder:
+        return BoxCoder(self.delta_weights)
 
 
 @dataclass(frozen=True)
@@ -57,17 +65,17 @@ class RPNOutputs:
 class RPN(nn.Module):
     """One small head slid over every level of the pyramid, with the same weights on each."""
 
-    coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
-
     def __init__(self, config: RPNConfig, in_channels: int, strides: Mapping[str, int]) -> None:
         super().__init__()
         fits = len(config.anchors.sizes) == len(strides)
         require(fits, config.anchors, "sizes", f"one tuple for each of {list(strides)}")
         self.config = config
         self.strides = dict(strides)
-        self.convs = nn.ModuleList(nn.Conv2d(in_channels, in_channels, 3, padding=1) for _ in range(config.conv_depth))
-        self.objectness = nn.Conv2d(in_channels, config.anchors.per_cell, 1)
-        self.deltas = nn.Conv2d(in_channels, config.anchors.per_cell * 4, 1)
+        width = config.channels or in_channels
+        convs = [nn.Conv2d(width if i else in_channels, width, 3, padding=1) for i in range(config.conv_depth)]
+        self.convs = nn.ModuleList(convs)
+        self.objectness = nn.Conv2d(width, config.anchors.per_cell, 1)
+        self.deltas = nn.Conv2d(width, config.anchors.per_cell * 4, 1)
         for conv in [*self.convs, self.objectness, self.deltas]:
             init_conv(conv, std=0.01)  # Ren et al. 2015, 3.1.3
 
@@ -96,7 +104,7 @@ def propose(outputs: RPNOutputs, image_sizes: Tensor, config: RPNConfig) -> Prop
     for level_logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
         top, index = top_k_padded(level_logits.detach(), config.pre_nms_top_n)  # (N, k)
         rows = index[..., None].expand(-1, -1, 4)
-        refined = RPN.coder.decode(deltas.detach().gather(1, rows), anchors[index])
+        refined = config.coder.decode(deltas.detach().gather(1, rows), anchors[index])
         refined = clip(refined, image_sizes[:, :1], image_sizes[:, 1:])
         valid = is_large_enough(refined, config.min_size) & top.isfinite()
         kept.append(keep_per_image(refined, top, valid, config.nms_iou))

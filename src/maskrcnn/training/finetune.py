@@ -38,13 +38,16 @@ def _replace_rows(adapted: MaskRCNN, model: MaskRCNN, kept: Sequence[tuple[int, 
     """Fill the layers that have rows for each class; returns their names."""
     layers = ["box_head.classes"]
     with_background = [(0, 0), *((row + 1, source + 1) for row, source in kept)]
-    _copy_rows(adapted.box_head.classes, model.box_head.classes, with_background, rows_each=1)
+    for new, old in zip(adapted.box_heads, model.box_heads, strict=True):
+        _copy_rows(new.classes, old.classes, with_background, rows_each=1)
+        if not model.config.box_head.class_agnostic:
+            _copy_rows(new.deltas, old.deltas, kept, rows_each=4)
     if not model.config.box_head.class_agnostic:
         layers.append("box_head.deltas")
-        _copy_rows(adapted.box_head.deltas, model.box_head.deltas, kept, rows_each=4)
-    if adapted.mask_head is not None and model.mask_head is not None and not model.mask_head.config.class_agnostic:
+    if model.mask_head is not None and not model.mask_head.config.class_agnostic:
         layers.append("mask_head.masks")
-        _copy_rows(adapted.mask_head.masks, model.mask_head.masks, kept, rows_each=1)
+        for new_head, old_head in zip(adapted.mask_heads, model.mask_heads, strict=True):
+            _copy_rows(new_head.masks, old_head.masks, kept, rows_each=1)
     return layers
 
 

@@ -12,6 +12,7 @@ from maskrcnn.losses.mask_loss import MaskLossConfig
 from maskrcnn.losses.mask_rcnn_loss import LossConfig
 from maskrcnn.losses.rpn_loss import RPNLossConfig
 from maskrcnn.model.config import from_dict, require, to_dict
+from maskrcnn.model.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,7 @@ def small_drawings(minutes: float = 3.0) -> Recipe:
     )
 
 
-RECIPES = {"nano": light, "r50-fpn": standard, "r101-fpn": standard}
+RECIPES = {name: light if name == "nano" else standard for name in PRESETS}
 
 
 def recipe_for(preset: str) -> Recipe:

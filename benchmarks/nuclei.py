@@ -16,7 +16,8 @@ from rich.table import Table
 import maskrcnn
 from maskrcnn.evaluation.evaluate import evaluate
 from maskrcnn.training.augment import has_colour
-from maskrcnn.weights.files import read_checkpoint, resolve_weights
+from maskrcnn.weights.files import read_checkpoint
+from maskrcnn.weights.opening import resolve_weights
 
 
 def main() -> None:

@@ -42,7 +42,7 @@ from maskrcnn.model.box_head import select_detections
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.model.rpn import RPNOutputs, propose
 from maskrcnn.ops import rle
-from maskrcnn.ops.boxes import clip, iou, scale
+from maskrcnn.ops.boxes import clip, iou, of_sizes, scale
 from maskrcnn.ops.masks import rasterise
 from maskrcnn.ops.nms import top_k_padded
 from maskrcnn.structures import GtMasks, ImageBatch, Proposals, RasterShape, Target
@@ -201,9 +201,9 @@ def steps_of_ours(ours: MaskRCNN, image: Tensor) -> dict[str, Any]:
     height, width = batch.image_sizes[0].tolist()
     features = ours.features(batch.pixels)
     outputs = ours.rpn(features, (batch.pixels.shape[2], batch.pixels.shape[3]))
-    proposals = propose(outputs, batch.image_sizes, ours.config.rpn)
-    read, rois = ours.read_boxes(features, proposals, batch.image_sizes, drop_empty=True)
-    found = select_detections(read, rois, batch.image_sizes, ours.box_head.coder, ours.config.detection)
+    proposals = propose(outputs, of_sizes(batch.image_sizes), ours.config.rpn)
+    read, rois = ours.read_boxes(features, proposals, of_sizes(batch.image_sizes), drop_empty=True)
+    found = select_detections(read, rois, of_sizes(batch.image_sizes), ours.box_head.coder, ours.config.detection)
     masks = ours.read_masks(features, found, drop_empty=True)
     assert masks is not None
     keep = found.valid[0]
@@ -369,7 +369,7 @@ def training_proposals(ours: MaskRCNN, batch: ImageBatch) -> list[Tensor]:
     config = torchvision_loss()
     limits = replace(ours.config.rpn, pre_nms_top_n=config.pre_nms_top_n, post_nms_top_n=config.post_nms_top_n)
     outputs = ours.rpn(ours.features(batch.pixels), (batch.pixels.shape[2], batch.pixels.shape[3]))
-    return valid_rows(propose(outputs, batch.image_sizes, limits))
+    return valid_rows(propose(outputs, of_sizes(batch.image_sizes), limits))
 
 
 def compare_gradients(title: str, ours: dict[str, Any], theirs: dict[str, Tensor], table: Table) -> None:

@@ -24,6 +24,8 @@ def evaluate(
     score_threshold: float = 0.5,
     predict_options: PredictOptions | None = None,
     progress: Progress | None = None,
+    keypoint_detections: Sequence[int] = (20,),
+    keypoint_sigmas: Sequence[float] | None = None,
 ) -> Evaluation:
     """Score a detector on labelled pictures.
 
@@ -36,6 +38,9 @@ def evaluate(
         score_threshold: where precision, recall, F1 and the confusion matrix are taken, 0..1.
         predict_options: for `Predictor.predict`. Its own `max_detections` is at least the largest above unless given.
         progress: called with (pictures done, pictures in all).
+        keypoint_detections: as `max_detections`, for the AP of keypoints; COCO counts 20.
+        keypoint_sigmas: how far off each of the J keypoints may be, in sides of the object (see
+            `evaluation/keypoint_ap.py`). None: COCO's where J is 17, else the mean of those for each.
 
     Errors: `InputError` for what is wrong with the data, and where the detector has not one class of the data.
     """
@@ -51,6 +56,8 @@ def evaluate(
         score_threshold=score_threshold,
         classes=classes,
         progress=progress,
+        keypoint_detections=keypoint_detections,
+        keypoint_sigmas=keypoint_sigmas,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -20,7 +21,9 @@ from maskrcnn.data.pictures import PictureLike, picture_files, read_picture
 from maskrcnn.errors import InputError
 from maskrcnn.model.mask_rcnn import Limits, MaskRCNN, MaskRCNNConfig
 from maskrcnn.structures import Detections
-from maskrcnn.weights.files import load_model, resolve_weights
+from maskrcnn.weights.opening import ConfigLike, open_weights
+
+_log = logging.getLogger("maskrcnn")
 
 InMemory = bytes | Image.Image | np.ndarray | Tensor  # forms of one picture that are no path
 Precision = Literal["float32", "bf16"]
@@ -43,20 +46,25 @@ class PredictOptions(TypedDict, total=False):
 
 def load(
     weights: str | Path,
-    config: MaskRCNNConfig | None = None,
+    config: ConfigLike | None = None,
     precision: Precision = "float32",
     device: str = "auto",
 ) -> Predictor:
     """A detector that is ready to predict.
 
     Args:
-        weights: the name of one that ships with the package ("nuclei"), a `.safetensors` file, or the `.pth` file of
-            a detector of torchvision.
-        config: in place of the file's own, whose tensors have to fit it: other thresholds, other class names.
+        weights: the name of one that ships with the package ("nuclei") or of the zoo (`maskrcnn weights list`), or a
+            file: our `.safetensors`, or a checkpoint of torchvision, Detectron2, MMDetection or Matterport.
+        config: in place of what the file says: a `MaskRCNNConfig`, a mapping with some of its fields
+            ({"detection": {"score_threshold": 0.3}}), or the config file of the framework that wrote the weights.
         precision: "float32" (exact) or "bf16" (half the memory traffic, scores differ in the third digit).
         device: "auto" takes CUDA, else MPS, else the CPU; or any name that torch knows.
     """
-    return Predictor(load_model(resolve_weights(weights), config), device, precision)
+    opened = open_weights(weights, config)
+    if opened.assumed:
+        values = "; ".join(opened.assumed)
+        _log.warning("%s: a detector of %s, whose file does not tell: %s", weights, opened.family, values)
+    return Predictor(opened.model, device, precision)
 
 
 class Predictor:

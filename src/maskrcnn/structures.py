@@ -2,7 +2,7 @@
 
     N images in the batch    H, W padded size      L pyramid levels (p2..p6)   A anchors in all
     R RoIs per image         G ground-truth objects      D detections
-    K foreground classes     S pooled side (7, 14) M mask side (28)
+    K foreground classes     S pooled side (7, 14) M mask side (28) or heat map side (56)      J keypoints
     boxes: (x1, y1, x2, y2), float pixels; sizes: (height, width); labels 1..K, 0 is background
     a pixel is a unit square, the centre of pixel (0, 0) lies at (0.5, 0.5)
 
@@ -117,6 +117,84 @@ class GtMasks:
 
 
 @dataclass(frozen=True)
+class KeypointScheme:
+    """The J keypoints of an object: what they are called, and how they belong together.
+
+    names: J, each once. flip_pairs: positions (a, b) that change places in a mirror, as left and right eye do.
+    skeleton: positions (a, b) that a line joins when drawn.
+    pixel_centre: where the centre of pixel 0 lies in the points' coordinates. 0.5, except in detectors that were
+        taught points as COCO's files count them, from 0.
+    """
+
+    names: tuple[str, ...]
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    pixel_centre: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.names or len(set(self.names)) < len(self.names):
+            expected = "at least one, each once"
+            raise InputError(
+                "are not keypoints", field="KeypointScheme.names", found=list(self.names), expected=expected
+            )
+        for name in ("flip_pairs", "skeleton"):
+            strange = [pair for pair in getattr(self, name) if not all(0 <= j < len(self.names) for j in pair)]
+            if strange:
+                expected = f"positions from 0 to {len(self.names) - 1}"
+                raise InputError(
+                    "no such keypoint", field=f"KeypointScheme.{name}", found=strange[0], expected=expected
+                )
+        paired = [j for pair in self.flip_pairs for j in pair]
+        if len(set(paired)) < len(paired):
+            found = list(self.flip_pairs)
+            raise InputError("a keypoint is in two pairs", field="KeypointScheme.flip_pairs", found=found)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def mirrored(self) -> tuple[int, ...]:
+        """J positions: what stands in place j once left and right have changed places."""
+        other = {a: b for pair in self.flip_pairs for a, b in (pair, pair[::-1])}
+        return tuple(other.get(j, j) for j in range(len(self.names)))
+
+
+@dataclass(frozen=True)
+class GtKeypoints:
+    """Ground-truth keypoints of G objects, in the frame of their target.
+
+    points: (G, J, 3) float32 x, y, v. v is 0 where not labelled (x and y then mean nothing), 1 labelled though hidden,
+        2 visible.
+    """
+
+    points: Tensor
+    scheme: KeypointScheme
+
+    def __len__(self) -> int:
+        return self.points.shape[0]
+
+    def moved(self, affine: np.ndarray, size: Size) -> GtKeypoints:
+        """The same points after `affine` (2, 3) into a picture of `size`; what falls outside is no longer labelled.
+
+        A mirror, across or down, makes a left eye of a right one.
+        """
+        is_mirror = np.linalg.det(affine[:, :2]) < 0
+        points = self.points[:, list(self.scheme.mirrored)] if is_mirror else self.points
+        linear, offset = torch.from_numpy(affine[:, :2]), torch.from_numpy(affine[:, 2])
+        places = points[..., :2].double() @ linear.T + offset
+        inside = ((places >= 0) & (places <= torch.tensor(size[::-1]))).all(dim=2) & (points[..., 2] > 0)
+        after = torch.cat([places.float(), points[..., 2:]], dim=2)
+        return replace(self, points=torch.where(inside[..., None], after, 0))
+
+    def to(self, device: torch.device | str) -> GtKeypoints:
+        return replace(self, points=self.points.to(device, non_blocking=True))
+
+    def __getitem__(self, keep: Tensor) -> GtKeypoints:
+        """The objects where `keep` (G,) bool is true."""
+        return replace(self, points=self.points[keep])
+
+
+@dataclass(frozen=True)
 class Target:
     """Ground truth of one picture, in the frame of the picture it comes with.
 
@@ -125,6 +203,7 @@ class Target:
     size: (height, width) of the picture. image_id: the data set's own.
     areas: (G,) float64 pixels as annotated (COCO's size classes go by it), original frame.
     sampling_seed: seeds the choice of anchors and RoIs of this picture, so that it does not depend on its batch.
+    gt_keypoints: those of the G objects, or None without keypoints.
     """
 
     gt_boxes: Tensor
@@ -135,6 +214,7 @@ class Target:
     image_id: int = 0
     areas: Tensor | None = None
     sampling_seed: int = 0
+    gt_keypoints: GtKeypoints | None = None
 
     def __len__(self) -> int:
         return self.gt_boxes.shape[0]
@@ -148,6 +228,7 @@ class Target:
             gt_masks=None if self.gt_masks is None else self.gt_masks[keep.cpu().numpy()],
             is_crowd=self.is_crowd[keep],
             areas=None if self.areas is None else self.areas[keep],
+            gt_keypoints=None if self.gt_keypoints is None else self.gt_keypoints[keep],
         )
 
 
@@ -186,6 +267,7 @@ class DetectionBatch:
 
     boxes: (N, D, 4) float32. scores: (N, D). labels: (N, D) int64 in 1..K, 0 where not valid. valid: (N, D) bool.
     mask_logits: (N, D, M, M) of each detection's own class, or None without a mask head.
+    keypoint_logits: (N, D, J, M, M) heat maps before softmax over M x M, or None without a keypoint head.
     """
 
     boxes: Tensor
@@ -193,6 +275,7 @@ class DetectionBatch:
     labels: Tensor
     valid: Tensor
     mask_logits: Tensor | None = None
+    keypoint_logits: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -241,6 +324,7 @@ class Detections:
     names: D class names. category_ids: D ids as the data set counts them. masks: None without a mask head.
     size: (height, width) of the picture. source: its path or "" for one given in memory.
     picture: gives the picture as (H, W, 3) uint8 RGB when asked, for `draw`.
+    keypoints: (D, J, 3) float32 x, y, score, named by `keypoint_scheme`; None without a keypoint head.
     """
 
     boxes: Tensor
@@ -253,6 +337,7 @@ class Detections:
     keypoints: Tensor | None = None
     source: str = ""
     picture: Callable[[], np.ndarray] | None = field(default=None, repr=False, compare=False)
+    keypoint_scheme: KeypointScheme | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
@@ -276,12 +361,16 @@ class Detections:
         )
 
     def coco(self, image_id: int | str = 0) -> list[dict[str, Any]]:
-        """COCO result records: image_id, category_id, bbox (x, y, width, height), score, segmentation (RLE)."""
+        """COCO result records: image_id, category_id, bbox (x, y, width, height), score.
+
+        With masks segmentation (RLE); with keypoints a flat list x, y, score, ..., the centre of a pixel at 0.
+        """
         corners = self.boxes.tolist()
         rles = [None] * len(self) if self.masks is None else self.masks.rle()
+        points = [None] * len(self) if self.keypoints is None else self._coco_keypoints(self.keypoints)
         records = []
-        for (x1, y1, x2, y2), score, category, rle in zip(
-            corners, self.scores.tolist(), self.category_ids, rles, strict=True
+        for (x1, y1, x2, y2), score, category, rle, flat in zip(
+            corners, self.scores.tolist(), self.category_ids, rles, points, strict=True
         ):
             record = {
                 "image_id": image_id,
@@ -289,8 +378,14 @@ class Detections:
                 "bbox": [round(v, 3) for v in (x1, y1, x2 - x1, y2 - y1)],
                 "score": round(score, 6),
             }
-            records.append(record if rle is None else record | {"segmentation": rle})
+            record |= {} if rle is None else {"segmentation": rle}
+            records.append(record if flat is None else record | {"keypoints": flat})
         return records
+
+    def _coco_keypoints(self, keypoints: Tensor) -> list[list[float]]:
+        centre = 0.5 if self.keypoint_scheme is None else self.keypoint_scheme.pixel_centre
+        shifted = keypoints.cpu().double() - torch.tensor([centre, centre, 0.0], dtype=torch.float64)
+        return [[round(v, 3) for v in row] for row in shifted.flatten(1).tolist()]
 
     def draw(self, picture: np.ndarray | None = None) -> np.ndarray:
         """The picture (H, W, 3) uint8 with masks, boxes, names and scores drawn over a copy of it."""

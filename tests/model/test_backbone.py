@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from timm.layers import BatchNormAct2d
@@ -159,3 +161,58 @@ def test_fixed_weights_get_no_gradient() -> None:
     sum(x.sum() for x in backbone(torch.randn(1, 3, 64, 64)).values()).backward()
     learning = {name.split(".")[0] for name, p in backbone.body.named_parameters() if p.grad is not None}
     assert learning == {"layer3", "layer4"}
+
+
+# --- strides and holes ------------------------------------------------------------------------------------------------
+
+BOTTLENECKS = {"layers": (1, 1, 1, 2), "channels": (8, 12, 16, 24), "stem_type": "deep", "stem_width": 4}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("stride_in", "reads_all"), [("3x3", True), ("1x1", False)])
+def test_where_the_stride_is(stride_in: str, reads_all: bool) -> None:
+    """With the stride in the 1x1 three of four cells are never read."""
+    config = BackboneConfig(name="resnet26", options=BOTTLENECKS, norm="batch", stride_in=stride_in)  # type: ignore[arg-type]
+    stage = Backbone(config).eval().body.layer3
+    torch.nn.init.ones_(stage[0].bn3.weight)  # begins at zero, which would close the branch
+    stage[0].downsample[0] = nn.Conv2d(12 * 4, 16 * 4, 1, stride=2)
+    maps = torch.randn(1, 12 * 4, 8, 8)
+    changed = maps.clone()
+    changed[..., 1::2] += 1
+    assert torch.equal(stage(maps), stage(changed)) != reads_all
+
+
+@torch.no_grad()
+def test_c5_with_holes() -> None:
+    config = BackboneConfig(name="resnet26", options=BOTTLENECKS, norm="batch", levels=("c5",), dilate_c5=True)
+    backbone = Backbone(config).eval()
+    assert backbone.strides == {"c5": 16}
+    assert backbone(torch.randn(1, 3, 64, 96))["c5"].shape == (1, 96, 4, 6)
+    usual = Backbone(BackboneConfig(name="resnet26", options=BOTTLENECKS, norm="batch", levels=("c5",)))
+    assert usual.strides == {"c5": 32}
+    backbone.load_state_dict(usual.state_dict())  # the same weights fit both
+    # every 3x3 of the stage has holes: a dot reaches cells two apart, and none between
+    conv = backbone.body.layer4[1].conv2
+    dot = torch.zeros(1, 24, 7, 7)
+    dot[..., 3, 3] = 1
+    assert conv(dot).abs().sum(1)[0].nonzero().tolist() == [[y, x] for y in (1, 3, 5) for x in (1, 3, 5)]
+
+
+@pytest.mark.parametrize("change", [{"stride_in": "1x1"}, {"dilate_c5": True, "levels": ("c5",)}])
+def test_only_resnets_have_them(change: dict[str, Any]) -> None:
+    message = f"backbone.{next(iter(change))}: does not fit this network; found convnext_atto"
+    with pytest.raises(InputError, match=message):
+        Backbone(BackboneConfig(name="convnext_atto", **change))
+
+
+@pytest.mark.parametrize("levels", [(), ("c6",), ("c3", "c2")])
+def test_impossible_levels(levels: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"BackboneConfig\.levels: impossible value"):
+        BackboneConfig(levels=levels)
+
+
+def test_what_lies_behind_the_last_level_is_not_made() -> None:
+    with torch.device("meta"):
+        backbone = Backbone(BackboneConfig(levels=("c3",)))
+    assert backbone.channels == {"c3": 512}
+    assert not any("layer3" in name or "layer4" in name for name in backbone.state_dict())

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from maskrcnn.model.box_head import BoxHead, BoxHeadConfig, BoxOutputs, DetectionConfig, select_detections
 from maskrcnn.ops.box_coder import BoxCoder
+from maskrcnn.ops.boxes import of_sizes
 from maskrcnn.structures import DetectionBatch, Proposals
 
 CODER = BoxCoder((10.0, 10.0, 5.0, 5.0))
@@ -93,7 +94,7 @@ def test_detections_equal_a_loop(
 ) -> None:
     config = replace(CONFIG, class_agnostic_nms=agnostic_nms, nms_iou=nms_iou, max_detections=limit, min_size=5.0)
     rois, out = proposals(2, 50, torch.rand(2, 50) > 0.2), outputs(100, classes, agnostic_boxes)
-    found = select_detections(out, rois, torch.tensor(SIZES), CODER, config)
+    found = select_detections(out, rois, of_sizes(torch.tensor(SIZES)), CODER, config)
     assert found.boxes.shape == (2, limit, 4)
     assert found.mask_logits is None
     for image, size in enumerate(SIZES):
@@ -103,28 +104,30 @@ def test_detections_equal_a_loop(
 def test_class_agnostic_nms_suppresses_more() -> None:
     rois, out, sizes = proposals(1, 60), outputs(60, 3), torch.tensor(SIZES[:1])
     config = replace(CONFIG, nms_iou=0.3, max_detections=1000)
-    by_class = select_detections(out, rois, sizes, CODER, config).valid.sum()
-    across = select_detections(out, rois, sizes, CODER, replace(config, class_agnostic_nms=True)).valid.sum()
+    by_class = select_detections(out, rois, of_sizes(sizes), CODER, config).valid.sum()
+    across = select_detections(out, rois, of_sizes(sizes), CODER, replace(config, class_agnostic_nms=True)).valid.sum()
     assert by_class > across > 0
 
 
 def test_nothing_above_the_threshold() -> None:
     config = replace(CONFIG, score_threshold=1.0)
-    found = select_detections(outputs(40, 3), proposals(2, 20), torch.tensor(SIZES), CODER, config)
+    found = select_detections(outputs(40, 3), proposals(2, 20), of_sizes(torch.tensor(SIZES)), CODER, config)
     assert found.boxes.shape == (2, 30, 4)
     assert not found.valid.any() and not found.labels.any() and not found.scores.any() and not found.boxes.any()
 
 
 def test_no_proposal_is_valid() -> None:
     rois = proposals(1, 20, torch.zeros(1, 20, dtype=torch.bool))
-    assert not select_detections(outputs(20, 3), rois, torch.tensor(SIZES[:1]), CODER, CONFIG).valid.any()
+    assert not select_detections(outputs(20, 3), rois, of_sizes(torch.tensor(SIZES[:1])), CODER, CONFIG).valid.any()
 
 
 def test_equal_scores_all_stay() -> None:
     boxes = torch.tensor([[[i * 20.0, 0.0, i * 20.0 + 10, 10.0] for i in range(6)]])
     rois = Proposals(boxes, torch.zeros(1, 6), torch.ones(1, 6, dtype=torch.bool))
     out = BoxOutputs(torch.zeros(6, 3), torch.zeros(6, 2, 4))
-    found = select_detections(out, rois, torch.tensor([[50.0, 200.0]]), CODER, replace(CONFIG, max_detections=20))
+    found = select_detections(
+        out, rois, of_sizes(torch.tensor([[50.0, 200.0]])), CODER, replace(CONFIG, max_detections=20)
+    )
     rows = {
         (label, *box) for label, box in zip(found.labels[0].tolist(), found.boxes[0].tolist(), strict=True) if label
     }
@@ -137,20 +140,22 @@ def test_of_equal_scores_on_one_place_one_stays() -> None:
         torch.tensor([[[0.0, 0.0, 10.0, 10.0]] * 5]), torch.zeros(1, 5), torch.ones(1, 5, dtype=torch.bool)
     )
     out = BoxOutputs(torch.zeros(5, 2), torch.zeros(5, 1, 4))
-    assert select_detections(out, rois, torch.tensor([[50.0, 50.0]]), CODER, CONFIG).valid.sum() == 1
+    assert select_detections(out, rois, of_sizes(torch.tensor([[50.0, 50.0]])), CODER, CONFIG).valid.sum() == 1
 
 
 def test_a_score_at_the_threshold_is_not_above_it() -> None:
     rois, out = proposals(1, 1), BoxOutputs(torch.zeros(1, 2), torch.zeros(1, 1, 4))
     for threshold, count in ((0.5, 0), (0.4999, 1)):
         config = replace(CONFIG, score_threshold=threshold)
-        assert select_detections(out, rois, torch.tensor([[90.0, 90.0]]), CODER, config).valid.sum() == count
+        assert select_detections(out, rois, of_sizes(torch.tensor([[90.0, 90.0]])), CODER, config).valid.sum() == count
 
 
 def test_outputs_that_are_not_finite_are_no_detections() -> None:
     out = outputs(20, 2)
     out.class_logits[3], out.deltas[5] = torch.nan, torch.nan
-    found = select_detections(out, proposals(1, 20), torch.tensor(SIZES[:1]), CODER, replace(CONFIG, max_detections=99))
+    found = select_detections(
+        out, proposals(1, 20), of_sizes(torch.tensor(SIZES[:1])), CODER, replace(CONFIG, max_detections=99)
+    )
     assert found.valid.any() and found.boxes.isfinite().all() and found.scores.isfinite().all()
 
 

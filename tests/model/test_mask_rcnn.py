@@ -17,6 +17,7 @@ import maskrcnn.model
 from maskrcnn.model.box_head import DetectionConfig
 from maskrcnn.model.mask_rcnn import Limits, MaskRCNN, MaskRCNNConfig, original_frame, suppress_by_mask
 from maskrcnn.model.rpn import propose
+from maskrcnn.ops.boxes import of_sizes
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks
 
 SIZES = [(64, 80), (40, 33), (96, 64)]
@@ -135,7 +136,7 @@ def test_proposals_are_as_many_as_asked_for(tiny_model: MaskRCNN) -> None:
     for count in (3, 120):
         config = Limits(proposals=count).applied(tiny_model.config)
         config = replace(config, rpn=replace(config.rpn, nms_iou=1.0))
-        assert propose(outputs, batch.image_sizes, config.rpn).valid.sum() == count
+        assert propose(outputs, of_sizes(batch.image_sizes), config.rpn).valid.sum() == count
 
 
 @torch.no_grad()

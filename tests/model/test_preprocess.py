@@ -172,3 +172,28 @@ def test_no_pictures() -> None:
 
 def test_nothing_of_it_is_saved() -> None:
     assert not Preprocess(NATIVE).state_dict()
+
+
+# --- other families ---------------------------------------------------------------------------------------------------
+
+
+def test_blue_first() -> None:
+    image = torch.randint(0, 256, (3, 10, 12), dtype=torch.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    config = PreprocessConfig(shortest=None, channels="bgr", mean=mean, std=std, divisor=1)
+    pixels = Preprocess(config)([image]).pixels[0]
+    for i, channel in enumerate((2, 1, 0)):
+        assert torch.allclose(pixels[i], (image[channel] / 255 - mean[i]) / std[i], atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 90), (90, 40), (64, 64), (200, 300)])
+def test_resampling_by_pillow_is_pillows(height: int, width: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    config = PreprocessConfig(shortest=64, resampling="pillow", mean=(0, 0, 0), std=(1 / 255,) * 3, divisor=1)
+    pixels = Preprocess(config)([torch.from_numpy(picture).permute(2, 0, 1)]).pixels[0]
+    size = pixels.shape[2], pixels.shape[1]
+    expected = np.array(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+    assert min(size) == 64
+    assert torch.allclose(pixels.permute(1, 2, 0), torch.from_numpy(expected).float(), atol=1e-3)
+    floats = Preprocess(config)([torch.from_numpy(picture).permute(2, 0, 1) / 255]).pixels[0]
+    assert torch.equal(floats, pixels)  # float pictures are rounded to 8 bits first

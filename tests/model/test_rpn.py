@@ -13,6 +13,7 @@ from torch import Tensor
 from maskrcnn.errors import InputError
 from maskrcnn.model.anchors import AnchorConfig, make_anchors
 from maskrcnn.model.rpn import RPN, RPNConfig, RPNOutputs, propose
+from maskrcnn.ops.boxes import of_sizes
 from maskrcnn.structures import Proposals
 
 STRIDES = {"p2": 4, "p3": 8, "p4": 16}
@@ -81,7 +82,7 @@ def assert_equal_rows(found: Proposals, image: int, expected: list[tuple[float, 
 def test_proposals_equal_a_loop(nms_iou: float, min_size: float, post_nms_top_n: int) -> None:
     config = replace(CONFIG, nms_iou=nms_iou, min_size=min_size, post_nms_top_n=post_nms_top_n)
     out, sizes = outputs(3), [[32.0, 48.0], [20.0, 48.0], [31.0, 10.5]]
-    found = propose(out, torch.tensor(sizes), config)
+    found = propose(out, of_sizes(torch.tensor(sizes)), config)
     assert found.boxes.shape == (3, post_nms_top_n, 4)
     for image, size in enumerate(sizes):
         assert_equal_rows(found, image, proposals_by_hand(out, image, size, config))
@@ -89,11 +90,13 @@ def test_proposals_equal_a_loop(nms_iou: float, min_size: float, post_nms_top_n:
 
 def test_one_picture_gives_the_same_as_in_a_batch() -> None:
     out, sizes = outputs(3), torch.tensor([[32.0, 48.0], [20.0, 48.0], [32.0, 30.0]])
-    together = propose(out, sizes, CONFIG)
+    together = propose(out, of_sizes(sizes), CONFIG)
     for i in range(3):
         one = slice(i, i + 1)
         alone = propose(
-            RPNOutputs([x[one] for x in out.logits], [x[one] for x in out.deltas], out.anchors), sizes[one], CONFIG
+            RPNOutputs([x[one] for x in out.logits], [x[one] for x in out.deltas], out.anchors),
+            of_sizes(sizes[one]),
+            CONFIG,
         )
         assert torch.equal(alone.boxes[0], together.boxes[i])
         assert torch.equal(alone.logits[0], together.logits[i])
@@ -102,13 +105,13 @@ def test_one_picture_gives_the_same_as_in_a_batch() -> None:
 
 def test_fewer_anchors_than_asked_for() -> None:
     config, out = replace(CONFIG, pre_nms_top_n=5000, post_nms_top_n=6000), outputs(1)
-    found = propose(out, torch.tensor([[32.0, 48.0]]), config)
+    found = propose(out, of_sizes(torch.tensor([[32.0, 48.0]])), config)
     assert found.boxes.shape == (1, 6000, 4)
     assert_equal_rows(found, 0, proposals_by_hand(out, 0, [32.0, 48.0], config))
 
 
 def test_no_proposal_is_large_enough() -> None:
-    found = propose(outputs(2), torch.tensor([[32.0, 48.0]] * 2), replace(CONFIG, min_size=1000.0))
+    found = propose(outputs(2), of_sizes(torch.tensor([[32.0, 48.0]] * 2)), replace(CONFIG, min_size=1000.0))
     assert found.boxes.shape == (2, 25, 4)
     assert not found.valid.any() and not found.boxes.any() and found.logits.eq(-torch.inf).all()
 
@@ -118,7 +121,7 @@ def test_values_that_are_not_finite_are_no_proposals() -> None:
     out.logits[0][0, :7], out.logits[1][0, 3], out.deltas[2][0, 5] = torch.nan, torch.inf, torch.nan
     out.logits[2][0, 5] = 100.0
     config = replace(CONFIG, pre_nms_top_n=5000, post_nms_top_n=5000)
-    found = propose(out, torch.tensor([[32.0, 48.0]]), config)
+    found = propose(out, of_sizes(torch.tensor([[32.0, 48.0]])), config)
     assert found.valid.any() and found.boxes.isfinite().all()
     assert found.logits[found.valid].isfinite().all() and found.logits.max() < 50
 
@@ -127,7 +130,7 @@ def test_gradients_stop() -> None:
     out = outputs(1)
     for tensor in (*out.logits, *out.deltas):
         tensor.requires_grad_()
-    found = propose(out, torch.tensor([[32.0, 48.0]]), CONFIG)
+    found = propose(out, of_sizes(torch.tensor([[32.0, 48.0]])), CONFIG)
     assert not found.boxes.requires_grad and not found.logits.requires_grad
 
 

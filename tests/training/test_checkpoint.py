@@ -24,7 +24,8 @@ from maskrcnn.training.checkpoint import (
 )
 from maskrcnn.training.optim import Average, make_optimizer
 from maskrcnn.training.recipe import Recipe
-from maskrcnn.weights.files import load_model, save_checkpoint
+from maskrcnn.weights.files import save_checkpoint
+from maskrcnn.weights.opening import load_model
 
 RECIPE = Recipe(optimizer="adamw")
 

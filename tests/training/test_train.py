@@ -22,7 +22,8 @@ from maskrcnn.structures import Target
 from maskrcnn.training import train as train_module
 from maskrcnn.training.run_log import read_log
 from maskrcnn.training.validate import Validation
-from maskrcnn.weights.files import load_model, read_checkpoint
+from maskrcnn.weights.files import read_checkpoint
+from maskrcnn.weights.opening import load_model
 
 LOSSES = {"total", "rpn_objectness", "rpn_box", "box_class", "box_delta", "mask"}
 

@@ -19,7 +19,8 @@ from maskrcnn.model.config import to_dict
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.model.presets import preset
 from maskrcnn.weights import files
-from maskrcnn.weights.files import load_model, read_checkpoint, resolve_weights, save_checkpoint, whole_file
+from maskrcnn.weights.files import read_checkpoint, save_checkpoint, whole_file
+from maskrcnn.weights.opening import load_model, resolve_weights
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -130,7 +131,10 @@ def test_others_may_read_a_checkpoint(checkpoint: Path) -> None:
     [
         (b"", "not a safetensors file"),
         (b"hello world " * 50, "not a safetensors file"),
-        (b"PK\x03\x04" + bytes(200), "not a safetensors file"),  # a pickle of torch.save
+        (
+            b"PK\x03\x04" + bytes(200),
+            "not a readable checkpoint: is truncated or damaged; found a zip archive",
+        ),  # of torch.save
     ],
 )
 def test_no_safetensors_file(content: bytes, message: str, tmp_path: Path) -> None:
@@ -229,7 +233,7 @@ def test_names_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert resolve_weights("runs/a/best.safetensors") == Path("runs/a/best.safetensors")
     assert resolve_weights(Path("nuclei")) == Path("nuclei")
     assert resolve_weights(str(tmp_path)) == tmp_path
-    with pytest.raises(InputError, match="no such weights; found nucleus; expected a .safetensors file or nuclei"):
+    with pytest.raises(InputError, match="no such weights; found nucleus; expected a file, nuclei, or a name"):
         resolve_weights("nucleus")
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "learn from labelled pictures: weights, scores, curves",
     "predict": "find the objects of pictures: overlays and COCO records",
     "evaluate": "score a detector on labelled pictures: AP, per class, curves",
+    "weights": "public checkpoints by name, and conversion of other frameworks' files",
     "demo": "segment real pictures, then learn drawn shapes from nothing",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional, arg
 
@@ -21,6 +21,7 @@ def presets_own(metavar: str) -> Any:
 Whole = Annotated[int | None, presets_own("INT")]
 Number = Annotated[float | None, presets_own("FLOAT")]
 Numbers = Annotated[tuple[float, ...] | None, presets_own("FLOAT FLOAT ...")]
+Preset = Literal["nano", "r50-fpn", "r101-fpn", "r50-c4", "r50-dc5", "cascade-r50-fpn"]  # as in model/presets.py
 Flag = Annotated[Literal["true", "false"] | None, presets_own("{true,false}")]
 
 
@@ -35,9 +36,10 @@ class StartOptions(CommandOptions):
     """Folder of the run; a new one, but with --resume."""
 
     preset: Annotated[
-        Literal["nano", "r50-fpn", "r101-fpn"] | None,
+        Preset | None,
         arg(
-            metavar="{nano,r50-fpn,r101-fpn}", help_behavior_hint="(default: nano, or what --weights were trained with)"
+            metavar="{" + ",".join(get_args(Preset)) + "}",
+            help_behavior_hint="(default: nano, or what --weights were trained with)",
         ),
     ] = None
     """What to build and how to train it; with --weights only how."""
@@ -293,8 +295,8 @@ class Options(RecipeOptions, StartOptions):
     Writes best and last weights, the log, curves, scores and pictures to --out. Ctrl-C ends the run after the step at
     work, with status 1; --resume goes on from there. Several processes: torchrun --nproc-per-node 2 -m maskrcnn train
 
-    The presets' own recipes: nano learns for 60 minutes in batches of 8 with AdamW, r50-fpn and r101-fpn for 24 epochs
-    in batches of 16 with SGD. config.json in --out has every value.
+    The presets' own recipes: nano learns for 60 minutes in batches of 8 with AdamW, the others for 24 epochs in
+    batches of 16 with SGD. config.json in --out has every value.
     """
 
 

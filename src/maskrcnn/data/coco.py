@@ -19,7 +19,7 @@ from maskrcnn.data.layout import find_picture, picture_folders
 from maskrcnn.data.pictures import check_whole, picture_size, read_picture
 from maskrcnn.errors import InputError, InputErrors
 from maskrcnn.ops.rle import RLE, decode_window
-from maskrcnn.structures import GtMasks, PolygonShape, RasterShape, Shape, Target
+from maskrcnn.structures import GtKeypoints, GtMasks, KeypointScheme, PolygonShape, RasterShape, Shape, Target
 
 _SHAPE_CACHE_BYTES = 128 * 2**20
 
@@ -56,7 +56,13 @@ def load_coco(
     if not kept:
         raise InputError("there is no picture to use", file=file, field="images", expected="at least one")
     return CocoDataset(
-        file, coco.classes, kept, [paths[image.image_id] for image in kept], coco.annotations, coco.problems
+        file,
+        coco.classes,
+        kept,
+        [paths[image.image_id] for image in kept],
+        coco.annotations,
+        coco.problems,
+        coco.keypoints,
     )
 
 
@@ -75,8 +81,9 @@ class CocoDataset(Dataset):
         paths: Sequence[str],
         annotations: Sequence[AnnotationRecord],
         skipped: Sequence[InputError] = (),
+        keypoints: KeypointScheme | None = None,
     ) -> None:
-        self.file, self.classes, self.skipped = file, classes, tuple(skipped)
+        self.file, self.classes, self.skipped, self.keypoints = file, classes, tuple(skipped), keypoints
         self._images, self._paths = tuple(images), tuple(paths)
         place = {image.image_id: i for i, image in enumerate(images)}
         records = sorted((a for a in annotations if a.image_id in place), key=lambda a: place[a.image_id])
@@ -89,6 +96,10 @@ class CocoDataset(Dataset):
         self._is_crowd = np.array([a.geometry.is_crowd for a in records], dtype=bool)
         self._segmentations = [a.geometry.segmentation for a in records]
         self._plain_counts = {row: a.geometry.counts for row, a in enumerate(records) if a.geometry.counts}
+        self._points: np.ndarray | None = None  # (A, J, 3) float64 x, y, v as in the file
+        if keypoints is not None:
+            points = [a.geometry.keypoints for a in records if a.geometry.keypoints is not None]
+            self._points = np.array(points).reshape(-1, len(keypoints), 3)
         self._shapes: dict[int, tuple[Shape, ...]] = {}
         self._shape_bytes = 0
         # A file without any annotation may belong to a mask data set as well as to one of boxes.
@@ -121,6 +132,7 @@ class CocoDataset(Dataset):
             size=(height, width),
             image_id=self._images[i].image_id,
             areas=torch.from_numpy(self._areas[rows].copy()),
+            gt_keypoints=self._keypoints_of(rows),
         )
 
     def ground_truth(self) -> dict[str, Any]:
@@ -136,7 +148,8 @@ class CocoDataset(Dataset):
         shift = max(0, 1 - int(self._ids.min(initial=1)))
         owners = np.repeat([image.image_id for image in self._images], np.diff(self._splits)).tolist()
         annotations = [self._annotation(row, owner, shift) for row, owner in enumerate(owners)]
-        return {"images": images, "annotations": annotations, "categories": category_records(self.classes)}
+        categories = category_records(self.classes, self.keypoints)
+        return {"images": images, "annotations": annotations, "categories": categories}
 
     def _annotation(self, row: int, image_id: int, shift: int) -> dict[str, Any]:
         record = {
@@ -147,6 +160,9 @@ class CocoDataset(Dataset):
             "area": float(self._areas[row]),
             "iscrowd": int(self._is_crowd[row]),
         }
+        if self._points is not None:
+            points = self._points[row]
+            record |= {"keypoints": points.ravel().tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
         segmentation = self._segmentations[row]
         if isinstance(segmentation, tuple):
             return record | {"segmentation": [ring.ravel().tolist() for ring in segmentation]}
@@ -154,6 +170,13 @@ class CocoDataset(Dataset):
             counts = self._plain_counts.get(row, segmentation["counts"])
             return record | {"segmentation": {"size": list(segmentation["size"]), "counts": counts}}
         return record
+
+    def _keypoints_of(self, rows: slice) -> GtKeypoints | None:
+        if self._points is None or self.keypoints is None:
+            return None
+        centre = self.keypoints.pixel_centre
+        points = self._points[rows] + [centre, centre, 0.0]
+        return GtKeypoints(torch.from_numpy(points.astype(np.float32)), self.keypoints)
 
     def _shapes_of(self, i: int) -> tuple[Shape, ...]:
         shapes = self._shapes.get(i)

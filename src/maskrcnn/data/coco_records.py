@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from maskrcnn.data.classes import Classes
+from maskrcnn.data.coco_keypoints import read_points, read_scheme
 from maskrcnn.data.rle_check import are_sound
 from maskrcnn.errors import InputError, InputErrors
 from maskrcnn.ops.polygons import rle_from_polygons
 from maskrcnn.ops.rle import RLE, area, bounding_box, counts_of, from_counts
-from maskrcnn.structures import Size
+from maskrcnn.structures import KeypointScheme, Size
 
 Rings = tuple[np.ndarray, ...]  # (P, 2) float64 each
 Bbox = tuple[float, float, float, float]  # x, y, width, height
@@ -47,6 +48,7 @@ class Geometry:
     area: pixels as in the file, or those of the mask (of the box without a mask).
     segmentation: polygons, an RLE (compressed), or None without a mask.
     counts: the plain run lengths where the file holds such, so that they can be given back as they came.
+    keypoints: (J, 3) float64 x, y, v as in the file, or None where the file has none.
     """
 
     bbox: Bbox
@@ -54,6 +56,7 @@ class Geometry:
     is_crowd: bool
     segmentation: Rings | RLE | None
     counts: list[int] | None
+    keypoints: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +71,18 @@ class AnnotationRecord:
 
 @dataclass
 class CocoFile:
-    """What an annotation file holds, without its bad records, and the problems of those."""
+    """What an annotation file holds, without its bad records, and the problems of those.
+
+    keypoints: what objects of `keypoint_categories` (ids) have; None where the file has none.
+    """
 
     file: Path
     classes: Classes
     images: list[ImageRecord] = field(default_factory=list)
     annotations: list[AnnotationRecord] = field(default_factory=list)
     problems: list[InputError] = field(default_factory=list)
+    keypoints: KeypointScheme | None = None
+    keypoint_categories: set[int] = field(default_factory=set)
 
     def bad(self, place: str, problem: str, found: object = None, expected: str | None = None) -> None:
         """Note a problem."""
@@ -98,6 +106,8 @@ def read_coco(file: Path, classes: Classes | None = None) -> CocoFile:
     else:
         classes, labels = own, own.label_of_category
     coco = CocoFile(file, classes)
+    places = _numbered("categories", document["categories"])
+    coco.keypoints, coco.keypoint_categories = read_scheme(places, document["annotations"], coco.bad)
     known = _read_images(document["images"], coco)
     _read_annotations(document["annotations"], coco, known, labels, set(categories))
     return coco
@@ -241,7 +251,7 @@ class _Reader:
         """None where anything is wrong or the picture's size is unknown."""
         problems_before = len(self.coco.problems)
         segmentation, counts = self.segmentation(masks_expected)
-        bbox, area, is_crowd = self.bbox(), self.area(), self.crowd()
+        bbox, area, is_crowd, keypoints = self.bbox(), self.area(), self.crowd(), self.keypoints()
         if self.size is None or len(self.coco.problems) > problems_before:
             return None
         if bbox is None and segmentation is not None:
@@ -250,7 +260,7 @@ class _Reader:
             return None
         if area is None:
             area = bbox[2] * bbox[3] if segmentation is None else _area_of(segmentation, self.size)
-        return Geometry(bbox, area, is_crowd, segmentation, counts)
+        return Geometry(bbox, area, is_crowd, segmentation, counts, keypoints)
 
     def bbox(self) -> Bbox | None:
         value = self.record.get("bbox")
@@ -292,6 +302,13 @@ class _Reader:
         if value not in (None, 0, 1):
             self.bad("iscrowd", "is not a flag", value, "0 or 1")
         return bool(value)
+
+    def keypoints(self) -> np.ndarray | None:
+        scheme = self.coco.keypoints
+        if scheme is None:
+            return None
+        has_names = _as_int(self.record.get("category_id")) in self.coco.keypoint_categories
+        return read_points(self.record.get("keypoints") if has_names else None, len(scheme), self.bad)
 
     def segmentation(self, expected: bool) -> tuple[Rings | RLE | None, list[int] | None]:
         value = self.record.get("segmentation")

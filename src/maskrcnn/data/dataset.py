@@ -15,7 +15,7 @@ from maskrcnn.data.pictures import PictureLike, read_picture
 from maskrcnn.errors import InputError
 from maskrcnn.ops.masks import rasterise
 from maskrcnn.ops.rle import area
-from maskrcnn.structures import Target
+from maskrcnn.structures import GtKeypoints, KeypointScheme, Target
 
 Sample = tuple[np.ndarray, Target]  # picture (H, W, 3) uint8 RGB, and its ground truth in the same (original) frame
 
@@ -24,10 +24,12 @@ class Dataset(Sequence[Sample]):
     """Labelled pictures: `dataset[i]` is (picture, target), `dataset[a:b]` a subset, `len` counts pictures.
 
     classes: names and category ids. skipped: what was left out while loading, one error each.
+    keypoints: what its objects have, or None.
     """
 
     classes: Classes
     skipped: tuple[InputError, ...] = ()
+    keypoints: KeypointScheme | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -71,7 +73,8 @@ class Dataset(Sequence[Sample]):
             images.append({"id": image_id, "file_name": self.path(i), "height": height, "width": width})
             for record in annotation_records(target, self.classes):
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id} | record)
-        return {"images": images, "annotations": annotations, "categories": category_records(self.classes)}
+        categories = category_records(self.classes, self.keypoints)
+        return {"images": images, "annotations": annotations, "categories": categories}
 
 
 class Subset(Dataset):
@@ -82,6 +85,7 @@ class Subset(Dataset):
         self.indices = tuple(position(i, len(dataset)) for i in indices)
         self.classes = dataset.classes
         self.skipped = dataset.skipped
+        self.keypoints = dataset.keypoints
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -113,6 +117,7 @@ class AdaptedSequence(Dataset):
     Pictures may be anything that `read_picture` takes. Image ids are positions counted from 1, so that they are
     unique whatever the targets say. Classes come from the sequence's `classes` (a `Classes`, or names); without
     that attribute they are called "1".."K" up to the highest label, for which every target is looked at once.
+    Keypoints are those of the first target: all targets have them, or none has.
     """
 
     def __init__(self, samples: Sequence[tuple[PictureLike, Target]], classes: Classes | None = None) -> None:
@@ -120,6 +125,8 @@ class AdaptedSequence(Dataset):
             raise InputError("the sequence is empty", field="data", expected="(picture, Target) pairs")
         self.samples = samples
         self.classes = classes or self._find_classes()
+        first = self.target(0).gt_keypoints
+        self.keypoints = None if first is None else first.scheme
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -134,11 +141,24 @@ class AdaptedSequence(Dataset):
         if highest > len(self.classes) or (len(target) and int(target.gt_labels.min()) < 1):
             found, expected = target.gt_labels.tolist(), f"1 to {len(self.classes)}"
             raise InputError("is no class", file=f"data[{i}]", field="target.gt_labels", found=found, expected=expected)
+        self._check_keypoints(i, target)
         return picture, replace(target, image_id=self.image_id(i))
 
     def target(self, i: int) -> Target:
         i = position(i, len(self))
         return replace(self._pair(i)[1], image_id=self.image_id(i))
+
+    def _check_keypoints(self, i: int, target: Target) -> None:
+        given = target.gt_keypoints
+        names = None if given is None else given.scheme.names
+        wanted = None if self.keypoints is None else self.keypoints.names
+        if names != wanted:
+            field, expected = "target.gt_keypoints", f"{wanted}, as the first target has"
+            raise InputError("differ", file=f"data[{i}]", field=field, found=str(names), expected=expected)
+        shape = (len(target), len(names or ()), 3)
+        if given is not None and tuple(given.points.shape) != shape:
+            found, field = tuple(given.points.shape), "target.gt_keypoints.points"
+            raise InputError("do not fit", file=f"data[{i}]", field=field, found=found, expected=str(shape))
 
     def _pair(self, i: int) -> tuple[PictureLike, Target]:
         pair: Any = self.samples[i]
@@ -169,8 +189,12 @@ def position(index: int, length: int) -> int:
     return i % length
 
 
-def category_records(classes: Classes) -> list[dict[str, Any]]:
-    return [{"id": i, "name": name} for i, name in zip(classes.category_ids, classes.names, strict=True)]
+def category_records(classes: Classes, keypoints: KeypointScheme | None = None) -> list[dict[str, Any]]:
+    records = [{"id": i, "name": name} for i, name in zip(classes.category_ids, classes.names, strict=True)]
+    if keypoints is None:
+        return records
+    skeleton = [[a + 1, b + 1] for a, b in keypoints.skeleton]
+    return [record | {"keypoints": list(keypoints.names), "skeleton": skeleton} for record in records]
 
 
 def annotation_records(target: Target, classes: Classes) -> list[dict[str, Any]]:
@@ -183,6 +207,7 @@ def annotation_records(target: Target, classes: Classes) -> list[dict[str, Any]]
         areas = [float(area(rle)) for rle in rles]
     else:
         areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in corners]
+    points = None if target.gt_keypoints is None else _keypoint_records(target.gt_keypoints)
     records: list[dict[str, Any]] = []
     for i, (x1, y1, x2, y2) in enumerate(corners):
         record = {
@@ -191,5 +216,13 @@ def annotation_records(target: Target, classes: Classes) -> list[dict[str, Any]]
             "area": areas[i],
             "iscrowd": int(target.is_crowd[i]),
         }
-        records.append(record if rles is None else record | {"segmentation": rles[i]})
+        record |= {} if rles is None else {"segmentation": rles[i]}
+        records.append(record if points is None else record | points[i])
     return records
+
+
+def _keypoint_records(keypoints: GtKeypoints) -> list[dict[str, Any]]:
+    centre = keypoints.scheme.pixel_centre
+    points = keypoints.points.double().numpy() - [centre, centre, 0.0]
+    points[points[..., 2] == 0] = 0
+    return [{"keypoints": p.ravel().tolist(), "num_keypoints": int((p[:, 2] > 0).sum())} for p in points]

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset as TorchDataset
 from maskrcnn.data.dataset import Dataset, Sample
 from maskrcnn.data.transforms import Transform
 from maskrcnn.errors import InputError
-from maskrcnn.structures import GtMasks, Target
+from maskrcnn.structures import GtKeypoints, GtMasks, KeypointScheme, Target
 
 Batch = list[tuple[Tensor, Target]]  # pictures (3, H, W) uint8, of differing sizes, and their targets
 
@@ -160,6 +160,8 @@ class _Packed:
     size: tuple[int, int]
     image_id: int
     sampling_seed: int
+    points: np.ndarray | None
+    keypoints: KeypointScheme | None
 
 
 class _Samples(TorchDataset[_Packed | str]):
@@ -203,6 +205,8 @@ def _packed(picture: np.ndarray, target: Target) -> _Packed:
         target.size,
         target.image_id,
         target.sampling_seed,
+        None if target.gt_keypoints is None else target.gt_keypoints.points.numpy(),
+        None if target.gt_keypoints is None else target.gt_keypoints.scheme,
     )
 
 
@@ -219,6 +223,8 @@ def _unpacked(packed: _Packed | str) -> tuple[Tensor, Target]:
         areas=None if packed.areas is None else torch.from_numpy(packed.areas),
         sampling_seed=packed.sampling_seed,
     )
+    if packed.points is not None and packed.keypoints is not None:
+        target = replace(target, gt_keypoints=GtKeypoints(torch.from_numpy(packed.points), packed.keypoints))
     return torch.from_numpy(packed.picture), target
 
 

@@ -78,14 +78,16 @@ def open_train_val(
         val_fraction: share of pictures to keep for judging, 0 to 1, where the data have to be split.
 
     Raises:
-        InputError: as `open_dataset`, or a single picture is to be split.
+        InputError: as `open_dataset`, or a single picture is to be split, or the parts have other keypoints.
     """
     if val is None and _brings_its_own_val(data):
         val = data
     train = open_dataset(data, images=images, split="train", skip_bad=skip_bad)
     if val is None:
         return split_by_seed(train, val_fraction, seed)
-    return train, open_dataset(val, images=images, split="val", skip_bad=skip_bad, classes=train.classes)
+    judged = open_dataset(val, images=images, split="val", skip_bad=skip_bad, classes=train.classes)
+    _require_same_keypoints(train, judged)
+    return train, judged
 
 
 def split_by_seed(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -99,6 +101,12 @@ def split_by_seed(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Dat
     drawn = np.random.default_rng(seed).permutation(by_id)
     cut = min(max(1, round(count * val_fraction)), count - 1)
     return subset(dataset, sorted(drawn[cut:].tolist())), subset(dataset, sorted(drawn[:cut].tolist()))
+
+
+def _require_same_keypoints(train: Dataset, val: Dataset) -> None:
+    if train.keypoints and val.keypoints and train.keypoints.names != val.keypoints.names:
+        found, expected = ", ".join(val.keypoints.names), ", ".join(train.keypoints.names)
+        raise InputError("differ from those to learn from", field="val.keypoints", found=found, expected=expected)
 
 
 def _brings_its_own_val(data: DataLike) -> bool:

@@ -1,11 +1,11 @@
-"""Changes of a training picture that move picture, boxes and masks together.
+"""Changes of a training picture that move picture, boxes, masks and keypoints together.
 
     picture: (H, W, 3) uint8 RGB    target: in the picture's frame    affine: (2, 3), this frame to the next
 
 Each is a frozen dataclass, called as `picture, target = transform(picture, target, rng)`; its input stays as it is.
 The picture's pixels are moved by Pillow, boxes by arithmetic, and masks not at all: `GtMasks.to_frame` takes the affine
 in. `Target.areas` stay those of the annotation. An object that leaves the picture altogether is dropped; one at the
-border keeps what can be seen of it, with a box that is tight around that.
+border keeps what can be seen of it, with a box that is tight around that; keypoints beyond it are no longer labelled.
 """
 
 from __future__ import annotations
@@ -290,6 +290,8 @@ class Photometric:
 def moved(target: Target, affine: np.ndarray, size: Size, min_visible: float = 0.0) -> Target:
     """The target after an axis-aligned `affine` (2, 3) into a picture of `size` (height, width).
 
+    A mirror exchanges left and right keypoints.
+
     Boxes that the border cuts become tight around what is visible of the mask, or are clipped where there is none.
     An object is dropped when nothing, or less than 2 px of box, is left of it by the cut, or less than the share
     `min_visible` of its box.
@@ -304,7 +306,10 @@ def moved(target: Target, affine: np.ndarray, size: Size, min_visible: float = 0
     if masks is not None and len(border):
         boxes[border] = shape_boxes(masks[border], size).double().numpy()
         keep[border] = _areas(boxes[border]) >= _LEAST_AREA
-    after = replace(target, gt_boxes=torch.from_numpy(boxes.astype(np.float32)), gt_masks=masks, size=size)
+    points = None if target.gt_keypoints is None else target.gt_keypoints.moved(affine, size)
+    after = replace(
+        target, gt_boxes=torch.from_numpy(boxes.astype(np.float32)), gt_masks=masks, gt_keypoints=points, size=size
+    )
     return after if keep.all() else after.chosen(torch.from_numpy(keep))
 
 

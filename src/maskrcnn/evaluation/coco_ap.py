@@ -1,11 +1,13 @@
-"""Box and mask AP and AR as COCO defines them: a thin seam over hotcoco, or pycocotools where that is not installed.
+"""AP and AR of boxes, masks and keypoints as COCO defines them: a thin seam over hotcoco, or pycocotools without it.
 
     T IoU thresholds .50 .55 ... .95    R recalls 0 .01 ... 1    K classes, by ascending category id
     A object areas: all, small < 32^2 px, medium, large > 96^2   M limits on the detections per picture
+    (of keypoints: IoU is OKS, see `keypoint_ap`, and there is no small)
 
 Definition: Lin et al. 2014, "Microsoft COCO", and its evaluation code. Two departures that change no score of a
-well-formed file: annotations and pictures are renumbered (an annotation of id 0 would count as never found), and mask
-results are handed on without their boxes (the area of a detection is then its mask's, not its box's).
+well-formed file: annotations and pictures are renumbered (an annotation of id 0 would count as never found), and
+results of masks and keypoints are handed on without their boxes (the area of a detection is then its mask's, or that
+around its keypoints, not its box's).
 """
 
 from __future__ import annotations
@@ -22,16 +24,22 @@ from typing import Any, Literal
 import numpy as np
 
 from maskrcnn.errors import InputError, InputErrors
+from maskrcnn.evaluation.keypoint_ap import keypoint_count, keypoint_fields, sigmas_for
 from maskrcnn.ops.rle import RLE
 
-IouType = Literal["bbox", "segm"]
-Record = dict[str, Any]  # one COCO result: image_id, category_id, bbox, score, segmentation
+IouType = Literal["bbox", "segm", "keypoints"]
+Record = dict[str, Any]  # one COCO result: image_id, category_id, bbox, score, segmentation, keypoints
 GroundTruth = Mapping[str, Any]  # a COCO dict: images, annotations, categories
 Arrays = tuple[np.ndarray, np.ndarray]  # precision (T, R, K, A, M) and recall (T, K, A, M)
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-AREAS = ("all", "small", "medium", "large")
+AREAS: dict[IouType, tuple[str, ...]] = {
+    "bbox": ("all", "small", "medium", "large"),
+    "segm": ("all", "small", "medium", "large"),
+    "keypoints": ("all", "medium", "large"),
+}
+REGIONS: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # field of a record
 OTHER_SIZE = "of another size than its picture"
 
 
@@ -41,7 +49,7 @@ class CocoScores:
 
     precision: (T, R, K, A, M) float64, -1 where a class has no ground truth of that area.
     recall: (T, K, A, M) float64, likewise. max_detections: M limits, ascending.
-    category_ids, names: K classes.
+    category_ids, names: K classes. sigmas: of keypoints, what was scored with.
     The averages are read at the largest limit; `at(k)` gives the scores at another.
     """
 
@@ -51,6 +59,7 @@ class CocoScores:
     max_detections: tuple[int, ...]
     category_ids: tuple[int, ...]
     names: tuple[str, ...]
+    sigmas: tuple[float, ...] = ()
 
     def at(self, max_detections: int) -> CocoScores:
         """The same scores with one limit only (M = 1)."""
@@ -84,6 +93,7 @@ class CocoScores:
 
     @property
     def ap_small(self) -> float | None:
+        """None for keypoints too: COCO annotates none of small objects."""
         return _mean(self._precision("small"))
 
     @property
@@ -110,7 +120,9 @@ class CocoScores:
         return tuple(_mean(self.precision[0, :, k, 0, -1]) for k in range(len(self.names)))
 
     def _precision(self, area: str = "all") -> np.ndarray:
-        return self.precision[:, :, :, AREAS.index(area), -1]  # (T, R, K)
+        areas = AREAS[self.iou_type]
+        at = areas.index(area) if area in areas else len(areas)
+        return self.precision[:, :, :, at : at + 1, -1]  # (T, R, K, 1), or of nothing
 
 
 def coco_ap(
@@ -118,6 +130,7 @@ def coco_ap(
     records: Sequence[Record],
     iou_type: IouType,
     max_detections: int | Iterable[int] = 100,
+    sigmas: Sequence[float] | None = None,
 ) -> CocoScores:
     """Score COCO result records against a COCO ground-truth dict.
 
@@ -125,9 +138,11 @@ def coco_ap(
 
     Args:
         ground_truth: images, annotations (polygons or RLE; crowd regions are neither hits nor misses), categories.
-        records: image_id, category_id, score, and bbox (x, y, width, height) or segmentation (RLE). May be empty.
-        iou_type: "bbox" or "segm", what overlap is measured on.
+        records: image_id, category_id, score, and bbox (x, y, width, height), segmentation (RLE) or keypoints (x, y,
+            anything, ...). May be empty.
+        iou_type: "bbox", "segm" or "keypoints", what overlap is measured on.
         max_detections: how many of a picture's best detections of each class count; one limit or several.
+        sigmas: of each keypoint, see `keypoint_ap.sigmas_for`.
 
     Raises:
         InputError: a limit below 1, a record without what it needs, of an unknown picture, or with a score that
@@ -137,9 +152,10 @@ def coco_ap(
     _check(ground_truth, records, iou_type)
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     truth, results = _renumbered(ground_truth, records, iou_type)
-    precision, recall = _nothing_to_score(len(categories), len(limits))
-    if categories and truth["images"]:
-        precision, recall = _run(truth, results, iou_type, limits)
+    precision, recall = _nothing_to_score(len(categories), len(AREAS[iou_type]), len(limits))
+    scored_with = sigmas_for(keypoint_count(truth["annotations"]), sigmas) if iou_type == "keypoints" else ()
+    if categories and truth["images"] and (iou_type != "keypoints" or scored_with):
+        precision, recall = _run(truth, results, iou_type, limits, scored_with)
     return CocoScores(
         iou_type=iou_type,
         precision=precision,
@@ -147,6 +163,7 @@ def coco_ap(
         max_detections=limits,
         category_ids=tuple(category["id"] for category in categories),
         names=tuple(str(category.get("name", category["id"])) for category in categories),
+        sigmas=scored_with,
     )
 
 
@@ -166,17 +183,31 @@ def mask_iou(regions: Sequence[RLE], gt_regions: Sequence[RLE], is_crowd: Sequen
     return np.asarray(library.iou(list(regions), list(gt_regions), [int(flag) for flag in is_crowd]))
 
 
-def _run(truth: dict[str, Any], results: list[Record], iou_type: IouType, limits: tuple[int, ...]) -> Arrays:
+def _run(
+    truth: dict[str, Any],
+    results: list[Record],
+    iou_type: IouType,
+    limits: tuple[int, ...],
+    sigmas: tuple[float, ...],
+) -> Arrays:
     run = _run_hotcoco if evaluator_name() == "hotcoco" else _run_pycocotools
-    return run(truth, results, iou_type, limits)
+    return run(truth, results, iou_type, limits, sigmas)
 
 
-def _run_hotcoco(truth: dict[str, Any], results: list[Record], iou_type: IouType, limits: tuple[int, ...]) -> Arrays:
+def _run_hotcoco(
+    truth: dict[str, Any],
+    results: list[Record],
+    iou_type: IouType,
+    limits: tuple[int, ...],
+    sigmas: tuple[float, ...],
+) -> Arrays:
     import hotcoco
 
     gt = hotcoco.COCO(truth)
     evaluator = hotcoco.COCOeval(gt, gt.load_res(results), iou_type)
     evaluator.params.max_dets = list(limits)
+    if sigmas:
+        evaluator.params.kpt_oks_sigmas = list(sigmas)
     evaluator.evaluate()
     evaluator.accumulate()
     arrays = evaluator.eval
@@ -185,7 +216,11 @@ def _run_hotcoco(truth: dict[str, Any], results: list[Record], iou_type: IouType
 
 
 def _run_pycocotools(
-    truth: dict[str, Any], results: list[Record], iou_type: IouType, limits: tuple[int, ...]
+    truth: dict[str, Any],
+    results: list[Record],
+    iou_type: IouType,
+    limits: tuple[int, ...],
+    sigmas: tuple[float, ...],
 ) -> Arrays:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -202,13 +237,14 @@ def _run_pycocotools(
         dt = gt.loadRes(results) if results else loaded({**truth, "annotations": []})
         evaluator = COCOeval(gt, dt, iou_type)
         evaluator.params.maxDets = list(limits)
+        evaluator.params.kpt_oks_sigmas = np.array(sigmas)
         evaluator.evaluate()
         evaluator.accumulate()
     return evaluator.eval["precision"], evaluator.eval["recall"]
 
 
-def _nothing_to_score(classes: int, limits: int) -> Arrays:
-    shape = (classes, len(AREAS), limits)
+def _nothing_to_score(classes: int, areas: int, limits: int) -> Arrays:
+    shape = (classes, areas, limits)
     return np.full((len(IOU_THRESHOLDS), len(RECALLS), *shape), -1.0), np.full((len(IOU_THRESHOLDS), *shape), -1.0)
 
 
@@ -225,11 +261,12 @@ def _renumbered(
         {"id": number[image["id"]], "height": image["height"], "width": image["width"]}
         for image in ground_truth["images"]
     ]
+    count = keypoint_count(ground_truth["annotations"]) if iou_type == "keypoints" else 0
     annotations = [
-        _annotation(annotation, n, number[annotation["image_id"]], iou_type)
+        _annotation(annotation, n, number[annotation["image_id"]], iou_type, count)
         for n, annotation in enumerate(ground_truth["annotations"], start=1)
     ]
-    region = "bbox" if iou_type == "bbox" else "segmentation"
+    region = REGIONS[iou_type]
     results = [
         {
             "image_id": number[record["image_id"]],
@@ -244,7 +281,9 @@ def _renumbered(
     return {"images": images, "annotations": annotations, "categories": categories}, results
 
 
-def _annotation(annotation: Mapping[str, Any], number: int, image: int, iou_type: IouType) -> dict[str, Any]:
+def _annotation(
+    annotation: Mapping[str, Any], number: int, image: int, iou_type: IouType, keypoints: int
+) -> dict[str, Any]:
     x, y, width, height = annotation["bbox"]
     record = {
         "id": number,
@@ -254,6 +293,8 @@ def _annotation(annotation: Mapping[str, Any], number: int, image: int, iou_type
         "area": annotation.get("area", width * height),
         "iscrowd": int(annotation.get("iscrowd", 0)),
     }
+    if iou_type == "keypoints":
+        return record | keypoint_fields(annotation, keypoints)
     return record | {"segmentation": annotation["segmentation"]} if iou_type == "segm" else record
 
 
@@ -266,25 +307,29 @@ def _limits(max_detections: int | Iterable[int]) -> tuple[int, ...]:
 
 def _check(ground_truth: GroundTruth, records: Sequence[Record], iou_type: IouType) -> None:
     """Raise InputErrors for the records that cannot be scored, all at once."""
-    if iou_type not in ("bbox", "segm"):
-        raise InputError("unknown kind of overlap", field="iou_type", found=iou_type, expected='"bbox" or "segm"')
+    if iou_type not in REGIONS:
+        expected = '"bbox", "segm" or "keypoints"'
+        raise InputError("unknown kind of overlap", field="iou_type", found=iou_type, expected=expected)
     sizes = {image["id"]: [image["height"], image["width"]] for image in ground_truth["images"]}
+    count = keypoint_count(ground_truth["annotations"])
     errors = []
     for index, record in enumerate(records):
-        fault = _fault(record, sizes, iou_type)
+        fault = _fault(record, sizes, iou_type, count)
         if fault is not None:
-            key, problem, expected = fault
+            key, problem, wanted = fault
             found = record.get(key)
             if problem == OTHER_SIZE:
                 found = found["size"]  # type: ignore[index]
-            errors.append(InputError(problem, field=f"detections[{index}].{key}", found=found, expected=expected))
+            errors.append(InputError(problem, field=f"detections[{index}].{key}", found=found, expected=wanted))
     if errors:
         raise InputErrors("detections that cannot be scored", errors)
 
 
-def _fault(record: Record, sizes: Mapping[Any, list[int]], iou_type: IouType) -> tuple[str, str, str | None] | None:
+def _fault(
+    record: Record, sizes: Mapping[Any, list[int]], iou_type: IouType, keypoints: int
+) -> tuple[str, str, str | None] | None:
     """(field, problem, what was expected) of the first thing wrong with a record."""
-    for key in ("image_id", "category_id", "score", "bbox" if iou_type == "bbox" else "segmentation"):
+    for key in ("image_id", "category_id", "score", REGIONS[iou_type]):
         if key not in record:
             return key, "missing", None
     if record["image_id"] not in sizes:
@@ -295,11 +340,16 @@ def _fault(record: Record, sizes: Mapping[Any, list[int]], iou_type: IouType) ->
         box = record["bbox"]
         is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(map(_is_finite, box))
         return None if is_box else ("bbox", "not a box", "[x, y, width, height]")
+    if iou_type == "keypoints":
+        points = record["keypoints"]
+        fits = isinstance(points, (list, tuple)) and len(points) == 3 * keypoints and all(map(_is_finite, points))
+        expected = f"{3 * keypoints} numbers, x, y and score of each"
+        return None if fits or not keypoints else ("keypoints", "are not those of the data set", expected)
     region = record["segmentation"]
     if not isinstance(region, Mapping) or "counts" not in region or "size" not in region:
         return "segmentation", "not an RLE", '{"size": [height, width], "counts": ...}'
-    expected = sizes[record["image_id"]]
-    return None if list(region["size"]) == expected else ("segmentation", OTHER_SIZE, str(expected))
+    size = sizes[record["image_id"]]
+    return None if list(region["size"]) == size else ("segmentation", OTHER_SIZE, str(size))
 
 
 def _is_finite(value: Any) -> bool:

@@ -18,6 +18,7 @@ from maskrcnn.data.classes import Classes
 from maskrcnn.errors import InputError
 from maskrcnn.evaluation.class_names import ClassMap
 from maskrcnn.evaluation.coco_ap import CocoScores, GroundTruth, Record, coco_ap
+from maskrcnn.evaluation.keypoint_ap import MAX_DETECTIONS, keypoint_count
 from maskrcnn.evaluation.matching import overlaps
 from maskrcnn.evaluation.scores import ScoreCurve, confusion_matrix, score_curves
 from maskrcnn.structures import Detections, Target
@@ -64,7 +65,7 @@ class Counts:
 class Evaluation:
     """The scores of one detector on one data set.
 
-    box, mask: AP and AR; mask is None where detector or data set has no masks.
+    box, mask, keypoint: AP and AR; None where detector or data set has no masks, or no keypoints.
     total: precision, recall and F1 of all classes together at every score; per_class: of each of the K classes.
     confusion: (K+1, K+1) int64, rows truth, columns prediction, 0 is background. These three by mask overlap where
         there are masks, else by box overlap, of at least `iou_threshold`; confusion at `score_threshold`.
@@ -87,6 +88,7 @@ class Evaluation:
     ground_truth: GroundTruth
     seconds: float = 0.0
     scoring_seconds: float = 0.0
+    keypoint: CocoScores | None = None
 
     def subset(self, image_ids: Iterable[int]) -> Evaluation:
         """The same detections scored on some pictures only: one camera's, the grey ones."""
@@ -98,6 +100,9 @@ class Evaluation:
             score_threshold=self.score_threshold,
             iou_threshold=self.iou_threshold,
             masks=self.mask is not None,
+            keypoints=self.keypoint is not None,
+            keypoint_detections=(MAX_DETECTIONS,) if self.keypoint is None else self.keypoint.max_detections,
+            keypoint_sigmas=None if self.keypoint is None else self.keypoint.sigmas or None,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -128,6 +133,8 @@ def evaluate(
     iou_threshold: float = 0.5,
     classes: Classes | None = None,
     progress: Progress | None = None,
+    keypoint_detections: Sequence[int] = (MAX_DETECTIONS,),
+    keypoint_sigmas: Sequence[float] | None = None,
 ) -> Evaluation:
     """Run a detector over a data set and score what it finds.
 
@@ -140,17 +147,20 @@ def evaluate(
         iou_threshold: overlap from which a detection has found an object, for those.
         classes: what the detector can find, if known: it is then checked before the first picture.
         progress: called after each picture with (done, in all).
+        keypoint_detections: as `max_detections`, for the AP of keypoints; 20 is COCO's.
+        keypoint_sigmas: J numbers, see `keypoint_ap`; by default COCO's for 17 keypoints, else their mean.
 
     Raises:
         InputError: not one class of the detector is in the data set, or `detect` gives too few or too many results
-            or one of another size than its picture.
+            or one of another size than its picture, or other keypoints than the data set has.
     """
     class_map = ClassMap(dataset.classes)
     if classes is not None:
         class_map.check(classes.names)
     truth = dataset.ground_truth()
     began = time.perf_counter()
-    found = _Found(class_map, {image["id"]: (image["height"], image["width"]) for image in truth["images"]})
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    found = _Found(class_map, sizes, keypoint_count(truth["annotations"]))
     pictures = (dataset[index][0] for index in range(len(dataset)))
     for index, detections in enumerate(_one_each(detect(pictures), len(dataset))):
         found.add(detections, dataset.image_id(index))
@@ -164,6 +174,9 @@ def evaluate(
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
         masks=None if found.masks else False,
+        keypoints=None if found.keypoints else False,
+        keypoint_detections=keypoint_detections,
+        keypoint_sigmas=keypoint_sigmas,
     )
     counts = replace(
         scores.counts,
@@ -186,15 +199,21 @@ def evaluate_records(
     score_threshold: float = 0.5,
     iou_threshold: float = 0.5,
     masks: bool | None = None,
+    keypoints: bool | None = None,
+    keypoint_detections: Sequence[int] = (MAX_DETECTIONS,),
+    keypoint_sigmas: Sequence[float] | None = None,
 ) -> Evaluation:
     """Score COCO result records.
 
     Args:
         ground_truth: a COCO dict: images, annotations, categories.
-        records: COCO results: image_id, category_id, bbox, score, and segmentation (RLE) where there are masks.
+        records: COCO results: image_id, category_id, bbox, score, and segmentation (RLE) where there are masks,
+            keypoints where there are such.
         image_ids: score these pictures only; all by default.
         max_detections, score_threshold, iou_threshold: as for `evaluate`.
         masks: score masks too; by default where every record and every annotation has one.
+        keypoints: score keypoints too; by default where every record and any annotation has some.
+        keypoint_detections, keypoint_sigmas: as for `evaluate`.
 
     Raises:
         InputError: as `coco_ap`.
@@ -206,11 +225,17 @@ def evaluate_records(
         masks = _have_masks(ground_truth["annotations"]) and _have_masks(records)
     box = coco_ap(ground_truth, records, "bbox", max_detections)
     mask = coco_ap(ground_truth, records, "segm", max_detections) if masks else None
+    if keypoints is None or keypoints:
+        keypoints = _have_keypoints(ground_truth["annotations"], records)
+    keypoint = None
+    if keypoints:
+        keypoint = coco_ap(ground_truth, records, "keypoints", keypoint_detections, keypoint_sigmas)
     found = overlaps(ground_truth, records, "segm" if masks else "bbox", iou_threshold)
     total, per_class = score_curves(found, len(box.names))
     return Evaluation(
         box=box,
         mask=mask,
+        keypoint=keypoint,
         total=total,
         per_class=per_class,
         confusion=confusion_matrix(found, len(box.names), score_threshold),
@@ -245,14 +270,19 @@ def restricted(
 
 
 class _Found:
-    """Records of all detections so far, under the data set's category ids."""
+    """Records of all detections so far, under the data set's category ids.
 
-    def __init__(self, class_map: ClassMap, sizes: dict[int, tuple[int, int]]) -> None:
+    keypoints_expected: J of the data set, 0 where it has none.
+    """
+
+    def __init__(self, class_map: ClassMap, sizes: dict[int, tuple[int, int]], keypoints_expected: int) -> None:
         self.class_map = class_map
         self.sizes = sizes
+        self.keypoints_expected = keypoints_expected
         self.records: list[Record] = []
         self.ignored: dict[str, int] = {}  # detections of each class that the data set does not have
         self.masks = False
+        self.keypoints = False
 
     def add(self, detections: Detections, image_id: int) -> None:
         size = self.sizes[image_id]
@@ -264,6 +294,12 @@ class _Found:
                 expected=f"(height, width) {size}",
             )
         self.masks = self.masks or detections.masks is not None
+        if detections.keypoints is not None:
+            count = detections.keypoints.shape[1]
+            if self.keypoints_expected not in (0, count):
+                expected = f"{self.keypoints_expected}, as the data set has"
+                raise InputError("keypoints that cannot be compared", field="detect", found=count, expected=expected)
+            self.keypoints = True
         for record, name in zip(detections.coco(image_id), detections.names, strict=True):
             category_id = self.class_map.category_id(name, record["category_id"])
             if category_id is None:
@@ -291,6 +327,10 @@ def _one_each(detections: Iterable[Detections], expected: int) -> Iterator[Detec
 
 def _have_masks(rows: Sequence[Any]) -> bool:
     return all(row.get("segmentation") for row in rows)
+
+
+def _have_keypoints(annotations: Sequence[Any], records: Sequence[Record]) -> bool:
+    return any(a.get("keypoints") for a in annotations) and all("keypoints" in record for record in records)
 
 
 def _counts(ground_truth: GroundTruth, records: Sequence[Record]) -> Counts:

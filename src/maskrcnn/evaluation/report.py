@@ -33,6 +33,7 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
         "ignored_classes": list(counts.ignored_classes),
         "box": _averages(evaluation.box),
         "mask": None if evaluation.mask is None else _averages(evaluation.mask),
+        "keypoint": None if evaluation.keypoint is None else _averages(evaluation.keypoint),
         "score_threshold": evaluation.score_threshold,
         "iou_threshold": evaluation.iou_threshold,
         **_at_threshold(evaluation.total, evaluation.score_threshold),
@@ -87,10 +88,11 @@ def _at_threshold(curve: ScoreCurve, threshold: float) -> dict[str, Any]:
 def _class(evaluation: Evaluation, k: int) -> dict[str, Any]:
     curve = evaluation.per_class[k]
     best = curve.best()
-    kinds = {"box": evaluation.box} | ({} if evaluation.mask is None else {"mask": evaluation.mask})
+    kinds = {"box": evaluation.box, "mask": evaluation.mask, "keypoint": evaluation.keypoint}
     averages = {
         f"{kind}_{name}@{limit}": getattr(scores.at(limit), f"{name}_per_class")[k]
         for kind, scores in kinds.items()
+        if scores is not None
         for limit in scores.max_detections
         for name in ("ap", "ap50")
     }
@@ -124,9 +126,9 @@ def _table_of_averages(evaluation: Evaluation) -> Table:
     headings = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR")
     for heading in ("at most", *headings):
         table.add_column(heading, justify="right")
-    kinds = [("boxes", evaluation.box)] + ([] if evaluation.mask is None else [("masks", evaluation.mask)])
+    kinds = [("boxes", evaluation.box), ("masks", evaluation.mask), ("keypoints (OKS)", evaluation.keypoint)]
     for kind, scores in kinds:
-        for at in map(scores.at, scores.max_detections):
+        for at in [] if scores is None else map(scores.at, scores.max_detections):
             table.add_row(kind, str(at.max_detections[0]), *(_shown(getattr(at, name)) for name in AVERAGES))
     return table
 

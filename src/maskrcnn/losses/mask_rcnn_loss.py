@@ -1,7 +1,7 @@
 """The figure again, for learning: read beside `model/mask_rcnn.py`, the added lines are matching and sampling.
 
 N images    R_i RoIs sampled of image i    G objects    K classes    M mask side
-boxes: (x1, y1, x2, y2), float pixels of the resized image
+boxes, windows: (x1, y1, x2, y2), float pixels, padded frame
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from maskrcnn.losses.box_loss import BoxLossConfig, box_loss, rematch, sample_rois
 from maskrcnn.losses.cascade_loss import CascadeLossConfig, share_gradient
+from maskrcnn.losses.keypoint_loss import NOTHING, KeypointLossConfig, keypoint_cells, keypoint_loss
 from maskrcnn.losses.mask_loss import MaskLossConfig, mask_loss
 from maskrcnn.losses.rpn_loss import RPNLossConfig, rpn_loss
 from maskrcnn.losses.sampler import Sampler, sample
 from maskrcnn.model.box_head import BoxOutputs
 from maskrcnn.model.cascade import refine
 from maskrcnn.model.config import require
-from maskrcnn.model.mask_rcnn import MaskRCNN
-from maskrcnn.model.rpn import propose
+from maskrcnn.model.frames import on_edges, to_padded
+from maskrcnn.model.keypoint_head import KeypointHead
+from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
+from maskrcnn.model.rpn import RPNConfig, propose
 from maskrcnn.ops.masks import crop_masks
 from maskrcnn.structures import ImageBatch, SampledRoIs, Target
 
@@ -34,6 +38,7 @@ class LossConfig:
     box: BoxLossConfig = field(default_factory=BoxLossConfig)
     cascade: CascadeLossConfig = field(default_factory=CascadeLossConfig)  # read where the detector is one
     mask: MaskLossConfig = field(default_factory=MaskLossConfig)
+    keypoint: KeypointLossConfig = field(default_factory=KeypointLossConfig)
     pre_nms_top_n: int = 2000  # of each level, when learning; Lin et al. 2017, 4.1
     post_nms_top_n: int = 2000  # per image, when learning
 
@@ -41,10 +46,16 @@ class LossConfig:
         require(self.pre_nms_top_n >= 1, self, "pre_nms_top_n", "at least 1")
         require(self.post_nms_top_n >= 1, self, "post_nms_top_n", "at least 1")
 
+    def limits(self, config: RPNConfig) -> RPNConfig:
+        """How many proposals are made when learning. Where levels go together, one limit was set for all of them."""
+        before = config.pre_nms_top_n if config.levels_together else self.pre_nms_top_n
+        return replace(config, pre_nms_top_n=before, post_nms_top_n=self.post_nms_top_n)
+
     @property
     def weights(self) -> dict[str, float]:
         """The weight of each named part in the total; "_2", "_3" are later stages of a cascade."""
         weights = {"rpn_objectness": self.rpn.objectness_weight, "rpn_box": self.rpn.box_weight}
+        weights["keypoint"] = self.keypoint.weight
         for stage, weight in enumerate((1.0, *self.cascade.weights)):
             weights[_named("box_class", stage)] = weight * self.box.class_weight
             weights[_named("box_delta", stage)] = weight * self.box.box_weight
@@ -68,15 +79,18 @@ class MaskRCNNLoss(nn.Module):
         """batch: N images. targets: N, in the resized frame, on the same device.
 
         Returns {"total": weighted sum, "rpn_objectness": ..., "rpn_box": ..., "box_class": ..., "box_delta": ...,
-        "mask": ...}; the parts are not weighted.
+        "mask": ..., "keypoint": ...}, the last two where the model has such a head; the parts are not weighted.
         """
         model, config = self.model, self.config
+        padded_size = (batch.pixels.shape[2], batch.pixels.shape[3])
+        windows = model.config.windows(batch.image_sizes, padded_size)
+        targets = [_padded_frame(target, window, model.config) for target, window in zip(targets, windows, strict=True)]
         generators = [torch.Generator().manual_seed(target.sampling_seed) for target in targets]
         features = model.features(batch.pixels)
-        rpn_outputs = model.rpn(features, (batch.pixels.shape[2], batch.pixels.shape[3]))
+        rpn_outputs = model.rpn(features, padded_size)
         losses = rpn_loss(rpn_outputs, targets, generators, config.rpn, self.sampler, model.config.rpn.coder)
-        limits = replace(model.config.rpn, pre_nms_top_n=config.pre_nms_top_n, post_nms_top_n=config.post_nms_top_n)
-        proposals = propose(rpn_outputs, batch.image_sizes, limits)
+        cuts = model.config.proposal_windows(batch.image_sizes, padded_size)
+        proposals = propose(rpn_outputs, cuts, config.limits(model.config.rpn))
         rois = [
             sample_rois(boxes[valid], target, generator, config.box, self.sampler)
             for boxes, valid, target, generator in zip(
@@ -88,8 +102,10 @@ class MaskRCNNLoss(nn.Module):
             losses |= box_losses
             if stage < len(model.mask_heads):
                 losses |= self._mask_loss(stage, features, rois, targets)
+            if stage == 0 and model.keypoint_head is not None:
+                losses |= self._keypoint_loss(model.keypoint_head, features, rois, targets)
             if stage + 1 < len(model.box_heads):
-                rois = self._next_rois(stage, outputs, rois, targets, batch.image_sizes)
+                rois = self._next_rois(stage, outputs, rois, targets, windows)
         total = torch.stack([config.weights[name] * loss for name, loss in losses.items()]).sum()
         return {"total": total, **losses}
 
@@ -110,11 +126,11 @@ class MaskRCNNLoss(nn.Module):
         outputs: BoxOutputs,
         rois: Sequence[SampledRoIs],
         targets: Sequence[Target],
-        image_sizes: Tensor,
+        windows: Tensor,
     ) -> list[SampledRoIs]:
         """What the next stage of a cascade learns from: the boxes that this one made."""
         boxes, coder = torch.cat([r.boxes for r in rois]), self.model.box_heads[stage].coder
-        refined = refine(outputs, boxes, coder, image_sizes[_image_index(rois)])
+        refined = refine(outputs, boxes, coder, windows[_image_index(rois)])
         limit = self.config.cascade.foreground_ious[stage]
         parts = torch.split(refined, [len(r.labels) for r in rois])
         return [rematch(part, target, limit) for part, target in zip(parts, targets, strict=True)]
@@ -140,9 +156,49 @@ class MaskRCNNLoss(nn.Module):
             return rois.boxes.new_zeros(len(rois.labels), side, side)
         masks = target.gt_masks[(~target.is_crowd).cpu().numpy()]
         config = self.config.mask
+        boxes = on_edges(rois.boxes, self.model.config.corners)
         return crop_masks(
-            masks, rois.boxes, rois.matched_gt_index, side, aligned=config.aligned_target, binary=config.binary_target
+            masks, boxes, rois.matched_gt_index, side, aligned=config.aligned_target, binary=config.binary_target
         )
+
+    def _keypoint_loss(
+        self,
+        head: KeypointHead,
+        features: Mapping[str, Tensor],
+        rois: Sequence[SampledRoIs],
+        targets: Sequence[Target],
+    ) -> dict[str, Tensor]:
+        config, sampled = self.config.keypoint, self.config.box
+        learning = [self._keypoint_rois(head, r, target) for r, target in zip(rois, targets, strict=True)]
+        if not any(len(r.labels) for r in learning):
+            learning[0] = _stand_in(rois[0].boxes.device)
+        boxes = torch.cat([r.boxes for r in learning])
+        logits = head(self.model.pooled_for_keypoints(features, boxes, _image_index(learning)))
+        cells = torch.cat([self._keypoint_cells(head, r, target) for r, target in zip(learning, targets, strict=True)])
+        possible = len(targets) * sampled.rois_per_image * sampled.foreground_fraction * len(head.config.scheme)
+        return keypoint_loss(logits, cells, possible, config)
+
+    def _keypoint_rois(self, head: KeypointHead, rois: SampledRoIs, target: Target) -> SampledRoIs:
+        """Those that hold a keypoint of their object."""
+        holds_one = (self._keypoint_cells(head, rois, target) != NOTHING).any(dim=1)
+        return _chosen(rois, holds_one, self.config.keypoint.rois_per_image)
+
+    def _keypoint_cells(self, head: KeypointHead, rois: SampledRoIs, target: Target) -> Tensor:
+        boxes = on_edges(rois.boxes, self.model.config.corners)
+        return keypoint_cells(replace(rois, boxes=boxes), target, head.config)
+
+
+def _padded_frame(target: Target, window: Tensor, config: MaskRCNNConfig) -> Target:
+    """From the resized frame to the padded one, the boxes with the network's corners."""
+    left, top = window[:2].tolist()
+    masks = target.gt_masks
+    if masks is not None and (left or top):
+        masks = masks.moved(np.array([[1.0, 0.0, left], [0.0, 1.0, top]]))
+    keypoints = target.gt_keypoints
+    if keypoints is not None and (left or top):
+        keypoints = replace(keypoints, points=keypoints.points + keypoints.points.new_tensor([left, top, 0.0]))
+    boxes = to_padded(target.gt_boxes, window, config.corners)
+    return replace(target, gt_boxes=boxes, gt_masks=masks, gt_keypoints=keypoints)
 
 
 def _named(name: str, stage: int) -> str:
@@ -151,7 +207,7 @@ def _named(name: str, stage: int) -> str:
 
 
 def _stand_in(device: torch.device) -> SampledRoIs:
-    """One RoI where a batch has no mask to learn, called background so that it weighs nothing.
+    """One RoI where a batch has no mask or keypoint to learn, called background so that it weighs nothing.
 
     It keeps every parameter in the graph, which data-parallel training needs.
     """
@@ -161,7 +217,12 @@ def _stand_in(device: torch.device) -> SampledRoIs:
 
 def _mask_rois(rois: SampledRoIs, target: Target, limit: int | None) -> SampledRoIs:
     """The foreground RoIs, at most `limit` spread over all; none where the picture's objects have no masks."""
-    rows = (rois.is_foreground & (target.gt_masks is not None)).nonzero().squeeze(1)
+    return _chosen(rois, rois.is_foreground & (target.gt_masks is not None), limit)
+
+
+def _chosen(rois: SampledRoIs, keep: Tensor, limit: int | None) -> SampledRoIs:
+    """The RoIs where `keep` (R_i,) bool is true, at most `limit` spread over all."""
+    rows = keep.nonzero().squeeze(1)
     if limit is not None and len(rows) > limit:
         rows = rows[torch.arange(limit, device=rows.device) * len(rows) // limit]
     return SampledRoIs(rois.boxes[rows], rois.labels[rows], rois.matched_gt_index[rows])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.model.config import require
+from maskrcnn.model.frames import Corners, on_pixels
 from maskrcnn.structures import Size
 
 
@@ -21,6 +22,7 @@ class AnchorConfig:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     centre: float = 0.0  # where in its cell an anchor sits, in cells; 0 is the corner, 0.5 the middle
     rounding: bool = False  # corners to whole pixels, as torchvision has them
+    corners: Corners = "edges"  # of anchors and so of all boxes, up to the original frame; see model/frames.py
     strides: Literal["level", "grid"] = "level"  # grid: padded side // cells, torchvision's, 61 for 64 at p6 of 800 px
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ def make_anchors(
         if config.strides == "grid":
             step_y, step_x = padded_size[0] // rows, padded_size[1] // columns
         boxes = cell_anchors(sizes, config.ratios).to(device)
-        boxes = boxes.round() if config.rounding else boxes
+        boxes = on_pixels(boxes.round() if config.rounding else boxes, config.corners)
         y = (torch.arange(rows, device=device, dtype=torch.float32) + config.centre) * step_y
         x = (torch.arange(columns, device=device, dtype=torch.float32) + config.centre) * step_x
         shift = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)] * 2, dim=-1)  # (rows, columns, 4)

@@ -38,6 +38,9 @@ class BackboneConfig:
     stride_in: Literal["3x3", "1x1"] = (
         "3x3"  # of a bottleneck that halves the map: which convolution; 1x1 in He et al. 2016
     )
+    pool_padding: Literal["around", "end"] = (
+        "around"  # of the stem's max pooling; end: right and below only, TensorFlow's "same"
+    )
     dilate_c5: bool = False  # c5 at stride 16 by dilated convolutions ("DC5"; Dai et al. 2017, 4)
     frozen_stages: int = 2  # 0: all learn; 1: the stem is fixed; 2: and c2; ... Lin et al. 2017 fix stem and c2
 
@@ -72,6 +75,8 @@ class Backbone(nn.Module):
         if config.dilate_c5:
             _dilate_(self.body, config)
             self.strides["c5"] = STRIDES["c4"]
+        if config.pool_padding == "end":
+            _pad_pool_at_end_(self.body, config)
         adapt_body_(self.body, config)
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -173,6 +178,14 @@ def _stride_in_1x1_(body: nn.Module, config: BackboneConfig) -> None:
         conv1.stride, conv2.stride = conv2.stride, (1, 1)
     if not moved:
         raise _needs_bottlenecks(config, "stride_in")
+
+
+def _pad_pool_at_end_(body: nn.Module, config: BackboneConfig) -> None:
+    """Windows of the stem's max pooling begin at its first row and column; what the last one lacks is left out."""
+    pool = getattr(body, "maxpool", None)
+    if not isinstance(pool, nn.MaxPool2d):
+        raise _needs_bottlenecks(config, "pool_padding")
+    pool.padding, pool.ceil_mode = 0, True
 
 
 def _needs_bottlenecks(config: BackboneConfig, field: str) -> InputError:

@@ -1,7 +1,7 @@
 """Box head: what is in this RoI, and where exactly? (Girshick 2015, 2; He et al. 2017, Fig. 4 right)
 
 N images    R RoIs (of one image, or of all in a flat batch)    S pooled side    K classes    D detections
-boxes: (x1, y1, x2, y2), float pixels of the resized image; labels 1..K, 0 is background
+boxes, windows: (x1, y1, x2, y2), float pixels, padded frame; labels 1..K, 0 is background
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maskrcnn.model.config import require
 from maskrcnn.model.layers import Norm, conv_stack, init_linear
 from maskrcnn.model.rpn import keep_per_image
 from maskrcnn.ops.box_coder import BoxCoder
-from maskrcnn.ops.boxes import clip, is_large_enough
+from maskrcnn.ops.boxes import clip_to, is_large_enough
 from maskrcnn.ops.nms import top_k_padded
 from maskrcnn.structures import DetectionBatch, Proposals
 
@@ -49,6 +49,8 @@ class DetectionConfig:
     nms_iou: float = 0.5  # between detections of one class; He et al. 2017, 3.1
     max_detections: int = 100  # kept per image; He et al. 2017, 3.1. No cap above it
     min_size: float = 1e-2  # px, detections with a shorter side are dropped
+    best_class_only: bool = False  # a RoI is a detection of its best class or, if that is background, of none
+    whole_pixels: bool = False  # boxes are rounded to pixels of the original; one that has no area then is dropped
     class_agnostic_nms: bool = False  # a box also suppresses boxes of other classes
     mask_nms_iou: float | None = None  # suppress by the IoU of masks too: touching objects have boxes that overlap
     mask_threshold: float = 0.5  # a pixel of at least this probability is the object's; He et al. 2017, 3.1
@@ -102,11 +104,11 @@ class BoxHead(nn.Module):
 
 
 def select_detections(
-    outputs: BoxOutputs, proposals: Proposals, image_sizes: Tensor, coder: BoxCoder, config: DetectionConfig
+    outputs: BoxOutputs, proposals: Proposals, windows: Tensor, coder: BoxCoder, config: DetectionConfig
 ) -> DetectionBatch:
     """Refined boxes above the score threshold, without near copies, the best D of each image.
 
-    outputs: of N * R rows. image_sizes: (N, 2), resized frame. Returns D = config.max_detections rows an image,
+    outputs: of N * R rows. windows: (N, 4), where each picture lies. Returns D = config.max_detections rows an image,
     without masks.
     """
     n, r = proposals.valid.shape
@@ -114,11 +116,14 @@ def select_detections(
     k = scores.shape[1]
     boxes = coder.decode(outputs.deltas, proposals.boxes.reshape(-1, 1, 4))  # (N * R, K or 1, 4)
     boxes = boxes.expand(-1, k, -1).reshape(n, r * k, 4)
-    boxes = clip(boxes, image_sizes[:, :1], image_sizes[:, 1:])
+    boxes = clip_to(boxes, windows[:, None])
     scores = scores.reshape(n, r * k)
     labels = torch.arange(1, k + 1, device=scores.device).repeat(r).expand(n, -1)
     valid = proposals.valid[:, :, None].expand(-1, -1, k).reshape(n, r * k)
     valid = valid & (scores > config.score_threshold) & is_large_enough(boxes, config.min_size)
+    if config.best_class_only:
+        best = outputs.class_logits.argmax(dim=1).reshape(n, r).repeat_interleave(k, dim=1)  # (N, R * K)
+        valid = valid & (labels == best)
     keep = keep_per_image(boxes, scores, valid, config.nms_iou, None if config.class_agnostic_nms else labels)
     top, index = top_k_padded(scores.masked_fill(~keep, -torch.inf), config.max_detections)  # (N, D)
     found = top.isfinite()

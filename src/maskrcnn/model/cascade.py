@@ -15,7 +15,7 @@ from torch import Tensor
 from maskrcnn.model.box_head import BoxOutputs
 from maskrcnn.model.config import require
 from maskrcnn.ops.box_coder import BoxCoder
-from maskrcnn.ops.boxes import clip
+from maskrcnn.ops.boxes import clip_to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,13 @@ class CascadeConfig:
         require(above, self, "delta_weights", "above 0")
 
 
-def refine(outputs: BoxOutputs, boxes: Tensor, coder: BoxCoder, image_sizes: Tensor) -> Tensor:
-    """The next stage's RoIs (R, 4): `boxes` (R, 4) moved by class-agnostic deltas, cut to `image_sizes` (R, 2).
+def refine(outputs: BoxOutputs, boxes: Tensor, coder: BoxCoder, windows: Tensor) -> Tensor:
+    """The next stage's RoIs (R, 4): `boxes` (R, 4) moved by class-agnostic deltas, cut to `windows` (R, 4).
 
     No gradient flows through them, as none flows through proposals.
     """
     moved = coder.decode(outputs.deltas.detach().squeeze(1), boxes)
-    return clip(moved, image_sizes[:, 0], image_sizes[:, 1])
+    return clip_to(moved, windows)
 
 
 def average_logits(logits: Sequence[Tensor], average: Literal["probabilities", "logits"]) -> Tensor:

@@ -1,7 +1,7 @@
 """The figure of the paper: picture -> backbone -> FPN -> RPN -> RoIAlign -> heads (He et al. 2017, Fig. 1 and 4).
 
-N images    H, W padded size    R proposals    D detections    K classes    M mask side
-boxes: (x1, y1, x2, y2), float pixels of the resized image until `original_frame`; sizes: (height, width)
+N images    H, W padded size    R proposals    D detections    K classes    M mask side    J keypoints
+boxes: (x1, y1, x2, y2), float pixels, padded frame until `original_frame`; sizes: (height, width)
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from maskrcnn.model.box_head import BoxHead, BoxHeadConfig, BoxOutputs, Detectio
 from maskrcnn.model.cascade import CascadeConfig, average_logits, refine
 from maskrcnn.model.config import require
 from maskrcnn.model.fpn import FPN, FPNConfig
+from maskrcnn.model.frames import Corners, on_edges, to_original, windows_of
+from maskrcnn.model.keypoint_head import KeypointHead, KeypointHeadConfig, place_keypoints
 from maskrcnn.model.mask_head import MaskHead, MaskHeadConfig
 from maskrcnn.model.preprocess import Preprocess, PreprocessConfig
 from maskrcnn.model.roi_pooler import RoIPooler, RoIPoolerConfig
 from maskrcnn.model.roi_stage import RoIStage
 from maskrcnn.model.rpn import RPN, RPNConfig, propose
-from maskrcnn.ops.boxes import clip, scale
+from maskrcnn.ops.boxes import clip, is_large_enough
 from maskrcnn.ops.masks import mask_iou
 from maskrcnn.ops.nms import mask_nms_keep
-from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals
+from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals, Size
 
 ROIS_AT_ONCE = 200  # in a head that widens them, so that memory does not grow with the objects: 1000 masks take 0.8 GB
 
@@ -52,6 +54,7 @@ class MaskRCNNConfig:
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
     cascade: CascadeConfig | None = None
     mask_head: MaskHeadConfig | None = field(default_factory=MaskHeadConfig)
+    keypoint_head: KeypointHeadConfig | None = None
     detection: DetectionConfig = field(default_factory=DetectionConfig)
 
     def __post_init__(self) -> None:
@@ -73,6 +76,21 @@ class MaskRCNNConfig:
     def num_classes(self) -> int:
         """K, without background."""
         return len(self.class_names)
+
+    @property
+    def corners(self) -> Corners:
+        """Of all boxes until the original frame: they come of anchors."""
+        return self.rpn.anchors.corners
+
+    def windows(self, image_sizes: Tensor, padded_size: Size) -> Tensor:
+        """(N, 4): where pictures of `image_sizes` (N, 2) lie in the padded frame."""
+        return windows_of(image_sizes, padded_size, self.preprocess.place, self.corners)
+
+    def proposal_windows(self, image_sizes: Tensor, padded_size: Size) -> Tensor:
+        """(N, 4): what proposals are cut to."""
+        if self.rpn.cut_to == "padded":
+            image_sizes = image_sizes.new_tensor(padded_size).expand_as(image_sizes)
+        return self.windows(image_sizes, padded_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +124,7 @@ class Limits:
         detection = replace(config.detection, **asked)
         rpn = config.rpn
         # more detections than proposals could not be: asking for many lifts the proposals too
-        proposals = self.proposals or max(rpn.post_nms_top_n, detection.max_detections)
+        proposals = self.proposals or max(rpn.post_nms_top_n, self.max_detections or 0)
         rpn = replace(rpn, post_nms_top_n=proposals, pre_nms_top_n=max(rpn.pre_nms_top_n, proposals))
         return replace(config, rpn=rpn, detection=detection)
 
@@ -131,7 +149,7 @@ class MaskRCNN(nn.Module):
         if config.roi_stage:
             self.roi_stage = RoIStage(config.backbone, pretrained=pretrained_backbone)
             channels, shrink = self.roi_stage.channels, self.roi_stage.stride
-        self.box_pooler = RoIPooler(config.roi_pooler, config.box_head.side * shrink, strides)
+        self.box_pooler = RoIPooler(config.roi_pooler, config.box_head.side * shrink, strides, config.corners)
         self.box_head = BoxHead(config.box_head, channels, config.num_classes)
         later = config.cascade.delta_weights if config.cascade is not None else ()
         later_configs = [replace(config.box_head, delta_weights=weights) for weights in later]
@@ -139,11 +157,19 @@ class MaskRCNN(nn.Module):
         self.mask_pooler: RoIPooler | None = None
         self.mask_head: MaskHead | None = None
         if config.mask_head is not None:
-            self.mask_pooler = RoIPooler(config.roi_pooler, config.mask_head.pooled_side * shrink, strides)
+            self.mask_pooler = RoIPooler(
+                config.roi_pooler, config.mask_head.pooled_side * shrink, strides, config.corners
+            )
             self.mask_head = MaskHead(config.mask_head, channels, config.num_classes)
             extra = len(later) if config.cascade is not None and config.cascade.mask_heads else 0
             heads = [MaskHead(config.mask_head, channels, config.num_classes) for _ in range(extra)]
             self.later_mask_heads = nn.ModuleList(heads)
+        self.keypoint_pooler: RoIPooler | None = None
+        self.keypoint_head: KeypointHead | None = None
+        if config.keypoint_head is not None:
+            side = config.keypoint_head.pooled_side * shrink
+            self.keypoint_pooler = RoIPooler(config.roi_pooler, side, strides, config.corners)
+            self.keypoint_head = KeypointHead(config.keypoint_head, channels)
 
     @property
     def box_heads(self) -> list[BoxHead]:
@@ -173,10 +199,13 @@ class MaskRCNN(nn.Module):
         """
         config = config or self.config
         features = self.features(pixels)  # {"p2": (N, C, H/4, W/4), ...}
-        proposals = propose(self.rpn(features, _padded_size(pixels)), image_sizes, config.rpn)  # (N, R, 4)
-        outputs, rois = self.read_boxes(features, proposals, image_sizes, drop_empty)  # (N * R, K + 1), (N * R, K, 4)
-        found = select_detections(outputs, rois, image_sizes, self.box_heads[-1].coder, config.detection)  # (N, D)
-        return replace(found, mask_logits=self.read_masks(features, found, drop_empty))  # (N, D, M, M)
+        padded_size = _padded_size(pixels)
+        cuts, windows = config.proposal_windows(image_sizes, padded_size), config.windows(image_sizes, padded_size)
+        proposals = propose(self.rpn(features, padded_size), cuts, config.rpn)  # (N, R, 4)
+        outputs, rois = self.read_boxes(features, proposals, windows, drop_empty)  # (N * R, K + 1), (N * R, K, 4)
+        found = select_detections(outputs, rois, windows, self.box_heads[-1].coder, config.detection)  # (N, D)
+        masks = self.read_masks(features, found, drop_empty)  # (N, D, M, M)
+        return replace(found, mask_logits=masks, keypoint_logits=self.read_keypoints(features, found, drop_empty))
 
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) to the maps that RPN and heads read, by level."""
@@ -194,19 +223,25 @@ class MaskRCNN(nn.Module):
         pooled: Tensor = self.mask_pooler(features, boxes, image_index)
         return pooled if self.roi_stage is None else self.roi_stage(pooled)
 
+    def pooled_for_keypoints(self, features: Mapping[str, Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+        """(R, C, S, S): what the keypoint head reads of boxes (R, 4)."""
+        assert self.keypoint_pooler is not None
+        pooled: Tensor = self.keypoint_pooler(features, boxes, image_index)
+        return pooled if self.roi_stage is None else self.roi_stage(pooled)
+
     def read_boxes(
-        self, features: Mapping[str, Tensor], proposals: Proposals, image_sizes: Tensor, drop_empty: bool = False
+        self, features: Mapping[str, Tensor], proposals: Proposals, windows: Tensor, drop_empty: bool = False
     ) -> tuple[BoxOutputs, Proposals]:
         """The box heads' outputs for (N, R) proposals as N * R rows; rows without a proposal are zero if dropped.
 
         Returned with the RoIs that the deltas start from: the proposals, or in a cascade what the stage before made.
         """
         rows = _Rows(proposals.valid, drop_empty)
-        boxes, sizes = rows.of(proposals.boxes), image_sizes[rows.image_index]
+        boxes, windows = rows.of(proposals.boxes), windows[rows.image_index]
         outputs = self._box_outputs(self.box_head, features, boxes, rows)
         logits = [outputs.class_logits]
         for before, head in pairwise(self.box_heads):
-            boxes = refine(outputs, boxes, before.coder, sizes)
+            boxes = refine(outputs, boxes, before.coder, windows)
             outputs = self._box_outputs(head, features, boxes, rows)
             logits.append(outputs.class_logits)
         if self.config.cascade is not None:
@@ -239,6 +274,20 @@ class MaskRCNN(nn.Module):
         logits: list[Tensor] = [head(pooled, labels) for head in self.mask_heads]
         return logits[0] if len(logits) == 1 else torch.stack(logits).sigmoid().mean(dim=0).logit(eps=1e-7)
 
+    def read_keypoints(
+        self, features: Mapping[str, Tensor], found: DetectionBatch, drop_empty: bool = False
+    ) -> Tensor | None:
+        """(N, D, J, M, M) heat maps of the detections; None without a keypoint head."""
+        if self.keypoint_head is None:
+            return None
+        rows = _Rows(found.valid, drop_empty)
+        boxes = rows.of(found.boxes)
+        at_once = ROIS_AT_ONCE if drop_empty else max(1, boxes.shape[0])
+        parts = zip(torch.split(boxes, at_once), torch.split(rows.image_index, at_once), strict=True)
+        maps = [self.keypoint_head(self.pooled_for_keypoints(features, box, image)) for box, image in parts]
+        logits = rows.back(torch.cat(maps))  # (N * D, J, M, M)
+        return logits.reshape(*found.valid.shape, *logits.shape[1:])
+
 
 class _Rows:
     """The rows of a padded batch that the heads look at: all of them, or only the valid ones.
@@ -267,12 +316,12 @@ class _Rows:
 
 def original_frame(found: DetectionBatch, batch: ImageBatch, config: MaskRCNNConfig) -> list[Detections]:
     """Cut the padding rows, map boxes back to the pictures as they were given, name the classes."""
-    results = []
+    results, windows = [], config.windows(batch.image_sizes, _padded_size(batch.pixels))
     for i, size in enumerate(batch.original_sizes):
         keep = found.valid[i]
-        factor = torch.tensor(size, dtype=torch.float32, device=keep.device) / batch.image_sizes[i]
         # scaling may round a corner on the border to just outside
-        boxes = clip(scale(found.boxes[i][keep], factor[0], factor[1]), *size)
+        boxes = clip(to_original(found.boxes[i][keep], windows[i], size, config.corners), *size)
+        boxes = boxes.round() if config.detection.whole_pixels else boxes
         labels = found.labels[i][keep]
         masks = None
         if found.mask_logits is not None:
@@ -286,9 +335,26 @@ def original_frame(found: DetectionBatch, batch: ImageBatch, config: MaskRCNNCon
             category_ids=tuple(config.category_ids[p] for p in positions),
             masks=masks,
             size=size,
+            keypoints=_keypoints(found, i, windows[i], size, config),
+            keypoint_scheme=None if config.keypoint_head is None else config.keypoint_head.scheme,
         )
+        if config.detection.whole_pixels or config.detection.min_size == 0:  # else no box is empty
+            smallest = 1.0 if config.detection.whole_pixels else torch.finfo(boxes.dtype).tiny
+            detections = detections.chosen(is_large_enough(boxes, smallest))
         results.append(suppress_by_mask(detections, config.detection))
     return results
+
+
+def _keypoints(found: DetectionBatch, i: int, window: Tensor, size: Size, config: MaskRCNNConfig) -> Tensor | None:
+    """(D_i, J, 3) x, y, score in picture i as it was given, of `size`."""
+    if found.keypoint_logits is None or config.keypoint_head is None:
+        return None
+    keep = found.valid[i]
+    boxes, window = (on_edges(box, config.corners) for box in (found.boxes[i][keep], window[None]))
+    points = place_keypoints(found.keypoint_logits[i][keep], boxes, config.keypoint_head)
+    corners = points[..., [0, 1, 0, 1]].flatten(0, 1)  # each point as a box without area
+    places = to_original(corners, window[0], size, "edges")[:, :2].reshape_as(points[..., :2])
+    return torch.cat([places, points[..., 2:]], dim=2)
 
 
 def suppress_by_mask(found: Detections, config: DetectionConfig) -> Detections:

@@ -1,7 +1,7 @@
 """Picture to network input: stretch contrast, normalise, resize, pad (He et al. 2017, 3.1: shorter side 800 px).
 
 N images    H, W padded size    sizes: (height, width)
-original frame: the picture as given; resized: after the resize; padded: zeros added right and below.
+original frame: the picture as given; resized: after the resize; padded: with a border, right and below or all round.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from torch import Tensor, nn
 
 from maskrcnn.errors import InputError
 from maskrcnn.model.config import require
+from maskrcnn.model.frames import Place, windows_of
 from maskrcnn.ops.contrast import stretch
+from maskrcnn.ops.resize_opencv import resize_opencv
+from maskrcnn.ops.resize_skimage import resize_skimage
 from maskrcnn.structures import ImageBatch, Size
 
-Resampling = Literal["torch", "pillow"]
+Resampling = Literal["torch", "pillow", "opencv", "skimage"]
+Rounding = Literal["nearest", "floor", "even"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +34,12 @@ class PreprocessConfig:
     """How a picture becomes the network's input. `scale` wins over `shortest`; both None keeps the native size."""
 
     shortest: int | None = 800  # px, shorter side after the resize; He et al. 2017, 3.1
-    longest: int = 1333  # px, the longer side is never above this
+    longest: int | None = 1333  # px, the longer side is never above this; None: any length
+    min_scale: float = 0.0  # a picture is scaled by no less than this, unless `longest` asks for it; 1: never shrunk
     scale: float | None = None  # a fixed factor instead, for data whose pixels have a physical size
     antialias: bool = True  # average over the pixels that a smaller picture skips
-    resampling: Resampling = "torch"  # torch: of float values; pillow: of 8-bit values, rounded to 8 bits, Detectron2's
-    rounding: Literal["nearest", "floor"] = "nearest"  # of the resized sides; torchvision: floor
+    resampling: Resampling = "torch"  # torch: of float values; the others: of bytes, as that library does it
+    rounding: Rounding = "nearest"  # of the resized sides; torchvision: floor; even: halves to the even side, as Python
     stretch: float | None = None  # fraction of values clipped at each end by a contrast stretch; None: no stretch
     channels: Literal["rgb", "bgr"] = "rgb"  # the order that the network was trained with
     mean: tuple[float, float, float] = (
@@ -44,20 +49,27 @@ class PreprocessConfig:
     )  # of values in 0..1, in the order of `channels`; ImageNet's
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     divisor: int = 32  # padded sides are multiples of this, the coarsest stride of the backbone
+    square: int | None = None  # px, what the network sees is at least a square of this side
+    place: Place = "corner"  # of the picture in it: top left, or centre
+    border: Literal["mean", "black"] = "mean"  # what surrounds the picture; the mean colour is 0 once normalised
 
     def __post_init__(self) -> None:
         require(self.shortest is None or self.shortest > 0, self, "shortest", "at least 1 px")
-        require(self.longest > 0, self, "longest", "at least 1 px")
+        require(self.longest is None or self.longest > 0, self, "longest", "at least 1 px, or none")
+        require(self.min_scale >= 0, self, "min_scale", "0 or more")
         require(self.scale is None or self.scale > 0, self, "scale", "above 0")
         require(self.stretch is None or 0 <= self.stretch < 0.5, self, "stretch", "from 0 to below 0.5")
         require(min(self.std) > 0, self, "std", "above 0")
         require(self.divisor > 0, self, "divisor", "at least 1")
+        require(self.square is None or self.square > 0, self, "square", "at least 1 px, or none")
 
     def resized_size(self, original: Size, size: int | Literal["native"] | None = None) -> Size:
         """(height, width) of the resized frame for a picture of `original` size."""
         factor = self._factor(original, size)
         if self.rounding == "floor":
             return max(1, math.floor(original[0] * factor)), max(1, math.floor(original[1] * factor))
+        if self.rounding == "even":
+            return max(1, round(original[0] * factor)), max(1, round(original[1] * factor))
         return max(1, math.floor(original[0] * factor + 0.5)), max(1, math.floor(original[1] * factor + 0.5))
 
     def _factor(self, original: Size, size: int | Literal["native"] | None) -> float:
@@ -71,10 +83,14 @@ class PreprocessConfig:
             factor = 1.0
         else:
             factor = wanted / shorter
-        if size is not None:  # asked for by the caller: the shape limit widens with it
-            longest = max(self.longest, round(size * self.longest / (self.shortest or size)))
-            return min(factor, longest / longer)
-        return min(factor, self.longest / longer)
+        longest = self.longest
+        if size is None:
+            factor = max(factor, self.min_scale)
+        elif longest is not None:  # asked for by the caller: the shape limit widens with it
+            longest = max(longest, round(size * longest / (self.shortest or size)))
+        if longest is None or (self.rounding == "even" and round(longer * factor) <= longest):
+            return factor
+        return min(factor, longest / longer)
 
 
 class Preprocess(nn.Module):
@@ -102,6 +118,10 @@ class Preprocess(nn.Module):
         wanted = self.config.resized_size(_size(image), size)
         if self.config.resampling == "pillow":
             return self.normalise(_resize_by_pillow(as_bytes(image), wanted))
+        if self.config.resampling == "opencv":
+            return self.normalise(resize_opencv(as_bytes(image), *wanted))
+        if self.config.resampling == "skimage":
+            return self.normalise(resize_skimage(as_bytes(image), *wanted))
         return self.resize(self.normalise(image), wanted)
 
     def batch(self, images: Sequence[Tensor]) -> ImageBatch:
@@ -129,18 +149,32 @@ class Preprocess(nn.Module):
         return resized
 
     def pad(self, pixels: Sequence[Tensor], original_sizes: Sequence[Size]) -> ImageBatch:
-        """One tensor (N, 3, H, W) with zeros to the right and below, H and W multiples of `divisor`."""
+        """One tensor (N, 3, H, W), H and W multiples of `divisor`, each picture in its place and a border around it."""
         if not pixels:
             raise InputError("no pictures", field="images", expected="at least one")
         sizes = [_size(image) for image in pixels]
         divisor = self.config.divisor
-        height, width = (math.ceil(max(side) / divisor) * divisor for side in zip(*sizes, strict=True))
-        padded = [F.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in pixels]
+        least = self.config.square or 1
+        height, width = (math.ceil(max(*side, least) / divisor) * divisor for side in zip(*sizes, strict=True))
+        image_sizes = torch.tensor(sizes, dtype=torch.float32)
+        corners = windows_of(image_sizes, (height, width), self.config.place, "edges")[:, :2].int().tolist()
+        padded = [
+            self._surrounded(image, left, top, width, height)
+            for image, (left, top) in zip(pixels, corners, strict=True)
+        ]
         return ImageBatch(
             pixels=torch.stack(padded).contiguous(memory_format=torch.channels_last),  # faster convolutions
-            image_sizes=torch.tensor(sizes, dtype=torch.float32, device=padded[0].device),
+            image_sizes=image_sizes.to(padded[0].device),
             original_sizes=tuple(original_sizes),
         )
+
+    def _surrounded(self, image: Tensor, left: int, top: int, width: int, height: int) -> Tensor:
+        """(3, h, w) to (3, height, width) with the border's colour around it."""
+        if self.config.border == "mean":
+            return F.pad(image, (left, width - left - image.shape[2], top, height - top - image.shape[1]))
+        whole = (-self.mean / self.std).repeat(1, height, width)  # of black pixels
+        whole[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+        return whole
 
 
 def as_bytes(image: Tensor) -> Tensor:

@@ -1,13 +1,19 @@
-"""RoIAlign over the pyramid: a box is pooled from the level of its size (He et al. 2017, 3; Lin et al. 2017, 4.2)."""
+"""RoIAlign over the pyramid: a box is pooled from the level of its size (He et al. 2017, 3; Lin et al. 2017, 4.2).
+
+Or crop and resize, where a detector was trained with that.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 from maskrcnn.model.config import require
+from maskrcnn.model.frames import Corners, extra, on_edges
+from maskrcnn.ops.crop_and_resize import crop_and_resize_levels
 from maskrcnn.ops.roi_align import level_of, roi_align_levels
 
 
@@ -17,6 +23,8 @@ class RoIPoolerConfig:
 
     sampling_ratio: int = 2  # sample points per cell and axis; 0: as many as the cell has pixels. He et al. 2017, 3
     aligned: bool = True  # a pixel's centre lies at +0.5; False: half a pixel off, as torchvision's detectors are
+    method: Literal["align", "crop"] = "align"  # crop: points on a grid that spans the box, none averaged; TensorFlow
+    nearest_level: bool = False  # the level is rounded; False: cut off, as in the paper
     canonical_size: float = 224.0  # px, a box of this size ...
     canonical_level: int = 4  # ... is pooled from this level; Lin et al. 2017, Eq. 1
 
@@ -28,12 +36,14 @@ class RoIPoolerConfig:
 class RoIPooler(nn.Module):
     """features {"p2": (N, C, H/4, W/4), ...}, boxes (R, 4), image_index (R,) -> (R, C, S, S). No weights.
 
-    side: S. strides: the levels to pool from, fine to coarse; p6 serves only the RPN.
+    side: S. strides: the levels to pool from, fine to coarse; p6 serves only the RPN. corners: of the boxes.
     """
 
-    def __init__(self, config: RoIPoolerConfig, side: int, strides: Mapping[str, int]) -> None:
+    def __init__(
+        self, config: RoIPoolerConfig, side: int, strides: Mapping[str, int], corners: Corners = "edges"
+    ) -> None:
         super().__init__()
-        self.config, self.side = config, side
+        self.config, self.side, self.corners = config, side, corners
         self.strides = {name: stride for name, stride in strides.items() if name != "p6"}
 
     def levels(self, boxes: Tensor) -> Tensor:
@@ -45,17 +55,25 @@ class RoIPooler(nn.Module):
             max_level=numbers[-1],
             canonical_size=self.config.canonical_size,
             canonical_level=self.config.canonical_level,
+            nearest=self.config.nearest_level,
         )
         return level - numbers[0]
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+        maps, strides = [features[name] for name in self.strides], list(self.strides.values())
+        if self.config.method == "crop":
+            height, width = (side * strides[0] for side in maps[0].shape[-2:])
+            padded = boxes.new_tensor([width, height, width, height])
+            parts = boxes / (padded - extra(self.corners))
+            return crop_and_resize_levels(maps, parts, image_index, self.levels(parts * padded), self.side)
+        boxes = on_edges(boxes, self.corners)
         return roi_align_levels(
-            [features[name] for name in self.strides],
+            maps,
             boxes,
             image_index,
             self.levels(boxes),
             self.side,
-            strides=list(self.strides.values()),
+            strides=strides,
             sampling_ratio=self.config.sampling_ratio,
             aligned=self.config.aligned,
         )

@@ -2,13 +2,14 @@
 
 N images    L levels    H_l, W_l cells of a level    k anchors per cell    A = sum over levels of H_l * W_l * k
 R proposals per image
-anchors, proposals: (x1, y1, x2, y2), float pixels of the resized image; image_sizes: (height, width)
+anchors, proposals, windows: (x1, y1, x2, y2), float pixels, padded frame
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from maskrcnn.model.anchors import AnchorConfig, make_anchors
 from maskrcnn.model.config import require
 from maskrcnn.model.layers import init_conv
 from maskrcnn.ops.box_coder import BoxCoder
-from maskrcnn.ops.boxes import clip, is_large_enough
+from maskrcnn.ops.boxes import clip_to, is_large_enough
 from maskrcnn.ops.nms import nms_keep, top_k_padded
 from maskrcnn.structures import Proposals
 
@@ -35,6 +36,8 @@ class RPNConfig:
     post_nms_top_n: int = 1000  # proposals kept per image when detecting; He et al. 2017, 3.1
     nms_iou: float = 0.7  # between proposals of one level; Ren et al. 2015, 3.3
     min_size: float = 1e-3  # px, proposals with a shorter side are dropped
+    levels_together: bool = False  # pre_nms_top_n and NMS are of all levels in one, rather than of each
+    cut_to: Literal["picture", "padded"] = "picture"  # what proposals are cut to: the picture, or that and its border
 
     def __post_init__(self) -> None:
         require(self.conv_depth >= 1, self, "conv_depth", "at least 1")
@@ -60,6 +63,10 @@ class RPNOutputs:
     logits: list[Tensor]
     deltas: list[Tensor]
     anchors: list[Tensor]
+
+    def joined(self) -> RPNOutputs:
+        """All levels as one."""
+        return RPNOutputs([torch.cat(self.logits, 1)], [torch.cat(self.deltas, 1)], [torch.cat(self.anchors)])
 
 
 class RPN(nn.Module):
@@ -94,18 +101,19 @@ class RPN(nn.Module):
         return RPNOutputs(logits, deltas, anchors)
 
 
-def propose(outputs: RPNOutputs, image_sizes: Tensor, config: RPNConfig) -> Proposals:
+def propose(outputs: RPNOutputs, windows: Tensor, config: RPNConfig) -> Proposals:
     """The best boxes of all levels, refined, clipped, without near copies of one another.
 
-    image_sizes: (N, 2) float32, resized frame. Gradients stop here: boxes are given to the heads as they are
+    windows: (N, 4) float32, what proposals are cut to. Gradients stop here: boxes are given to the heads as they are
     (Ren et al. 2015, 3.2, approximate joint training). Returns R = config.post_nms_top_n rows an image.
     """
+    outputs = outputs.joined() if config.levels_together else outputs
     boxes, logits, kept = [], [], []
     for level_logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
         top, index = top_k_padded(level_logits.detach(), config.pre_nms_top_n)  # (N, k)
         rows = index[..., None].expand(-1, -1, 4)
         refined = config.coder.decode(deltas.detach().gather(1, rows), anchors[index])
-        refined = clip(refined, image_sizes[:, :1], image_sizes[:, 1:])
+        refined = clip_to(refined, windows[:, None])
         valid = is_large_enough(refined, config.min_size) & top.isfinite()
         kept.append(keep_per_image(refined, top, valid, config.nms_iou))
         boxes.append(refined)

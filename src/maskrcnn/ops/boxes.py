@@ -47,6 +47,19 @@ def clip(boxes: Tensor, height: float | Tensor, width: float | Tensor) -> Tensor
     return torch.stack([_at_most(x1, width), _at_most(y1, height), _at_most(x2, width), _at_most(y2, height)], dim=-1)
 
 
+def clip_to(boxes: Tensor, windows: Tensor) -> Tensor:
+    """Boxes (..., 4) cut to `windows` (..., 4), which broadcast: (N, 1, 4) for boxes (N, R, 4)."""
+    near, far = windows[..., :2].to(boxes.dtype), windows[..., 2:].to(boxes.dtype)
+    corners = [torch.minimum(torch.maximum(corner, near), far) for corner in (boxes[..., :2], boxes[..., 2:])]
+    return torch.cat(corners, dim=-1)
+
+
+def of_sizes(sizes: Tensor) -> Tensor:
+    """The boxes (N, 4) of whole pictures of `sizes` (N, 2), (height, width)."""
+    far = sizes.flip(-1)
+    return torch.cat([torch.zeros_like(far), far], dim=-1)
+
+
 def is_large_enough(boxes: Tensor, min_side: float) -> Tensor:
     """(...) bool: both sides of each box (..., 4) measure at least `min_side` px. False for NaN."""
     x1, y1, x2, y2 = boxes.unbind(-1)

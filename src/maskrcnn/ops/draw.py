@@ -1,4 +1,4 @@
-"""Masks, boxes and names drawn over pictures.
+"""Masks, boxes, names and keypoints drawn over pictures.
 
 Pictures are (H, W, 3) uint8 RGB and keep their size; what is drawn on them scales with it. A box covers the pixels
 between its rounded edges: [10, 20) is drawn on columns 10 to 19.
@@ -18,7 +18,9 @@ from maskrcnn.ops.masks import rasterise
 from maskrcnn.ops.rle import RLE, decode_window
 
 if TYPE_CHECKING:
-    from maskrcnn.structures import Detections, Target
+    from torch import Tensor
+
+    from maskrcnn.structures import Detections, KeypointScheme, Target
 
 Colour = tuple[int, int, int]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -26,20 +28,30 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _FILL = 0.4  # opacity of a mask
 _MOST_LABELS = 30  # beyond this names would hide the objects, and boxes are drawn faintly
 _CROWDED_BOX = 0.45  # opacity of boxes then
+_LEAST_POINT = 0.05  # score of a keypoint that is drawn
 _GOLDEN_ANGLE = 137.508  # degrees; hues that follow each other stay far apart however many there are
 
 
 @dataclass(frozen=True)
 class _Object:
-    """One thing to draw. box: x1, y1, x2, y2. mask: None without. text: its label."""
+    """One thing to draw. box: x1, y1, x2, y2. mask: None without. text: its label.
+
+    points: column and row of each keypoint, None for one that is not drawn. lines: pairs of them. hollow: which of them
+    are drawn as rings.
+    """
 
     box: tuple[float, float, float, float]
     mask: RLE | None
     text: str
+    points: tuple[tuple[float, float] | None, ...] = ()
+    lines: tuple[tuple[int, int], ...] = ()
+    hollow: frozenset[int] = frozenset()
 
 
 def draw_detections(picture: np.ndarray, found: Detections, *, score_threshold: float = 0.0) -> np.ndarray:
     """A copy of the picture with each detection's mask, outline, box and "name score", each in its own colour.
+
+    Keypoints of a score of at least 0.05 are dots, joined by the lines of their scheme.
 
     Args:
         picture: (H, W, 3) uint8, the size of `found.size`.
@@ -52,9 +64,12 @@ def draw_detections(picture: np.ndarray, found: Detections, *, score_threshold: 
     found = found.chosen(found.scores >= score_threshold)
     rles: list[RLE] | list[None] = [None] * len(found) if found.masks is None else found.masks.rle()
     boxes, scores = found.boxes.tolist(), found.scores.tolist()
+    texts = [f"{name} {score:.2f}" for name, score in zip(found.names, scores, strict=True)]
+    points = _points(found.keypoints, found.keypoint_scheme, len(found), _LEAST_POINT)
+    lines = () if found.keypoint_scheme is None else found.keypoint_scheme.skeleton
     objects = [
-        _Object(tuple(box), rle, f"{name} {score:.2f}")
-        for box, rle, name, score in zip(boxes, rles, found.names, scores, strict=True)
+        _Object(tuple(box), rle, text, dots, lines)
+        for box, rle, text, dots in zip(boxes, rles, texts, points, strict=True)
     ]
     return _draw(picture, found.size, objects)
 
@@ -62,15 +77,25 @@ def draw_detections(picture: np.ndarray, found: Detections, *, score_threshold: 
 def draw_target(picture: np.ndarray, target: Target, names: Sequence[str]) -> np.ndarray:
     """A copy of the picture with the ground truth drawn as `draw_detections` draws; crowd regions are called so.
 
+    Keypoints that are labelled though hidden are rings.
+
     names: K class names; label k is names[k - 1].
     """
     rles: list[RLE] | list[None] = [None] * len(target)
     if target.gt_masks is not None:
         rles = rasterise(target.gt_masks, target.size)
     crowd = [" (crowd)" if flag else "" for flag in target.is_crowd.tolist()]
+    texts = [names[label - 1] + note for label, note in zip(target.gt_labels.tolist(), crowd, strict=True)]
+    truth = target.gt_keypoints
+    scheme, given = (None, None) if truth is None else (truth.scheme, truth.points)
+    points = _points(given, scheme, len(target), 1.0)
+    hollow = [frozenset[int]()] * len(target)
+    if given is not None:
+        hollow = [frozenset(j for j, v in enumerate(row) if v == 1) for row in given[..., 2].tolist()]
+    lines = () if scheme is None else scheme.skeleton
     objects = [
-        _Object(tuple(box), rle, names[label - 1] + note)
-        for box, rle, label, note in zip(target.gt_boxes.tolist(), rles, target.gt_labels.tolist(), crowd, strict=True)
+        _Object(tuple(box), rle, text, dots, lines, rings)
+        for box, rle, text, dots, rings in zip(target.gt_boxes.tolist(), rles, texts, points, hollow, strict=True)
     ]
     return _draw(picture, target.size, objects)
 
@@ -100,7 +125,7 @@ def palette(count: int) -> list[Colour]:
 
 
 def _draw(picture: np.ndarray, size: tuple[int, int], objects: list[_Object]) -> np.ndarray:
-    """Fills below rims, rims below boxes, boxes below names; the best object, which comes first, on top."""
+    """Fills below rims, then boxes, keypoints and names; the best object, which comes first, on top."""
     _check_picture(picture, size)
     canvas = picture.copy()
     line = max(1, round(min(size) / 400))
@@ -111,6 +136,8 @@ def _draw(picture: np.ndarray, size: tuple[int, int], objects: list[_Object]) ->
     drawn = list(zip(objects, colours, strict=True))[::-1]
     for item, colour in drawn:
         pen.rectangle(_pixels_of(item.box), outline=colour, width=_line_of(item.box, line))
+    for item, colour in drawn:
+        _draw_points(pen, item, colour, _line_of(item.box, line))
     if len(objects) > _MOST_LABELS:
         return np.array(Image.blend(Image.fromarray(canvas), image, _CROWDED_BOX))
     font = _font(max(11, round(min(size) / 40)))
@@ -130,6 +157,33 @@ def _draw_masks(canvas: np.ndarray, objects: list[_Object], colours: list[Colour
             part = canvas[top : top + bitmap.shape[0], left : left + bitmap.shape[1]]
             mixed = (1 - opacity) * part[chosen] + opacity * np.array(colour)
             part[chosen] = np.rint(mixed).astype(np.uint8)
+
+
+def _points(
+    keypoints: Tensor | None, scheme: KeypointScheme | None, count: int, least: float
+) -> list[tuple[tuple[float, float] | None, ...]]:
+    """Of `count` objects the column and row of each keypoint (count, J, 3) whose third number is at least `least`."""
+    if keypoints is None:
+        return [()] * count
+    centre = 0.5 if scheme is None else scheme.pixel_centre
+    return [
+        tuple((x - centre, y - centre) if sure >= least else None for x, y, sure in points)
+        for points in keypoints.tolist()
+    ]
+
+
+def _draw_points(pen: ImageDraw.ImageDraw, item: _Object, colour: Colour, line: int) -> None:
+    """Lines below dots; a dot has a dark rim, so that it shows on its own object's mask."""
+    for a, b in item.lines:
+        ends = [point for point in (item.points[a], item.points[b]) if point is not None]
+        if len(ends) == 2:
+            pen.line(ends, fill=colour, width=line + 1)
+    for j, point in enumerate(item.points):
+        if point is not None:
+            (x, y), radius = point, line + 1
+            around = (x - radius, y - radius, x + radius, y + radius)
+            is_ring = j in item.hollow
+            pen.ellipse(around, fill=None if is_ring else colour, outline=colour if is_ring else (0, 0, 0))
 
 
 def _rim(inside: np.ndarray, width: int) -> np.ndarray:

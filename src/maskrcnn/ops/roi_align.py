@@ -12,14 +12,15 @@ the older frame, half a cell off.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor
+
+from maskrcnn.ops.cells import outer, table_of, wants_one_call, weighted_bag
 
 Kernel = Literal["bag", "torchvision"]
 
@@ -81,16 +82,19 @@ def level_of(
     max_level: int = 5,
     canonical_size: float = 224,
     canonical_level: int = 4,
+    nearest: bool = False,
     eps: float = 1e-6,
 ) -> Tensor:
     """The pyramid level (...) int64, `min_level`..`max_level`, that each box (..., 4) px is pooled from.
 
     Lin et al. 2017 (FPN), Eq. 1: a box of `canonical_size` px goes to `canonical_level`, one twice as large a level up.
+    nearest: the level rounded rather than cut off, so that half an octave on both sides of `canonical_size` go there.
     `eps` keeps a box that sits on the border from falling below it by rounding. Empty boxes go to `min_level`.
     """
     x1, y1, x2, y2 = boxes.unbind(-1)
     side = torch.sqrt(((x2 - x1) * (y2 - y1)).clamp(min=0))
-    level = torch.floor(canonical_level + torch.log2(side / canonical_size) + eps)
+    level = canonical_level + torch.log2(side / canonical_size)
+    level = torch.round(level) if nearest else torch.floor(level + eps)
     return level.nan_to_num(nan=min_level).clamp(min=min_level, max=max_level).to(torch.int64)
 
 
@@ -115,7 +119,7 @@ def _pool(
     if kernel is None:
         kernel = "bag" if features[0].device.type == "cpu" else "torchvision"
     by_kernel = _pool_by_bag if kernel == "bag" else _pool_by_torchvision
-    if len(features) == 1 or (kernel == "bag" and _wants_one_call(features)):
+    if len(features) == 1 or (kernel == "bag" and wants_one_call(features)):
         return by_kernel(features, scales, boxes, image_index, level_index, grid)
     layout = torch.channels_last if kernel == "bag" else torch.contiguous_format
     shape = (boxes.shape[0], features[0].shape[1], *grid.bins)
@@ -125,20 +129,6 @@ def _pool(
         only = torch.zeros_like(members)  # level index within a list of one
         pooled[members] = by_kernel([feature], [scale], boxes[members], image_index[members], only, grid)
     return pooled
-
-
-def _wants_one_call(features: Sequence[Tensor]) -> bool:
-    """Whether all levels go through one table rather than one after the other.
-
-    One table keeps shapes fixed, which a recorded graph needs, but copies all maps into it: 75 MB for p2..p5 of
-    800 x 1088 at 256 channels in float32, most of the time of a call. Plain detection is spared that copy; in training
-    the single call wins, since its gradient is made in one as well. Measured on one Zen 4 core, ms, one table and
-    level by level: forward, 256 channels, 1000 boxes at 7 x 7, float32 61 and 38, bfloat16 10 and 13; 100 at 14 x 14,
-    34 and 6, 5 and 5; 64 channels, 7 and 8. With backward, 1000 at 7 x 7, float32 85 and 155, bfloat16 41 and 71.
-    """
-    if torch.compiler.is_compiling():
-        return True
-    return torch.is_grad_enabled() and any(feature.requires_grad for feature in features)
 
 
 def _pool_by_bag(
@@ -151,7 +141,7 @@ def _pool_by_bag(
 ) -> Tensor:
     """All levels as one table of cells, and every bin a weighted sum of its rows."""
     rois = _rois_on_maps(features, scales, boxes, image_index, level_index, grid.aligned)
-    table = _table_of(features)
+    table = table_of(features)
     if grid.sampling_ratio > 0:
         pooled = _mean_of_points(table, rois, grid.bins, grid.sampling_ratio)
     else:
@@ -194,15 +184,6 @@ class _RoIs:
 
     def chosen(self, rows: Tensor) -> _RoIs:
         return _RoIs(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-
-def _table_of(features: Sequence[Tensor]) -> Tensor:
-    """All maps as rows of one table (cells, C): level by level, image by image, row by row.
-
-    One level in channels-last order is a view; several are copied.
-    """
-    tables = [feature.permute(0, 2, 3, 1).reshape(-1, feature.shape[1]) for feature in features]
-    return tables[0] if len(tables) == 1 else torch.cat(tables)
 
 
 def _rois_on_maps(
@@ -285,17 +266,7 @@ def _table_taps(rois: _RoIs, rows: _Taps, columns: _Taps) -> _Taps:
     y, weight_y = rows
     x, weight_x = columns
     y = rois.first_cell[:, None, None] + y * rois.map_width[:, None, None]
-    return _outer(y, x, torch.add), _outer(weight_y, weight_x, torch.mul)
-
-
-def _outer(rows: Tensor, columns: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(R, Sy, Ty) with (R, Sx, Tx) to (R * Sy * Sx, Ty * Tx)."""
-    num_rois, bins_y, taps_y = rows.shape
-    _, bins_x, taps_x = columns.shape
-    # Both are first laid out as runs of Ty * Tx: broadcasting over runs of Tx = 4 takes four times as long.
-    rows = rows[..., None].expand(-1, -1, -1, taps_x).reshape(num_rois, bins_y, 1, taps_y * taps_x)
-    columns = columns[:, :, None].expand(-1, -1, taps_y, -1).reshape(num_rois, 1, bins_x, taps_y * taps_x)
-    return combine(rows, columns).view(num_rois * bins_y * bins_x, taps_y * taps_x)
+    return outer(y, x, torch.add), outer(weight_y, weight_x, torch.mul)
 
 
 # --- the sums ---------------------------------------------------------------------------------------------------
@@ -307,7 +278,7 @@ def _mean_of_points(table: Tensor, rois: _RoIs, bins: tuple[int, int], points: i
     x = _two_taps_per_point(rois.left, rois.width, rois.map_width, bins[1], points)
     rows, weights = _table_taps(rois, y, x)
     offsets = torch.arange(rows.shape[0], dtype=rows.dtype, device=rows.device) * rows.shape[1]
-    return _weighted_bag(table, rows.flatten(), weights.flatten(), offsets)
+    return weighted_bag(table, rows.flatten(), weights.flatten(), offsets)
 
 
 def _mean_of_adaptive_points(table: Tensor, rois: _RoIs, bins: tuple[int, int]) -> Tensor:
@@ -327,41 +298,6 @@ def _mean_of_adaptive_points(table: Tensor, rois: _RoIs, bins: tuple[int, int]) 
     rows, weights = (torch.cat([part.flatten() for part in side]) for side in zip(*parts, strict=True))
     lengths = torch.cat([part[0].new_full(part[0].shape[:1], part[0].shape[1]) for part in parts])
     offsets = lengths.cumsum(0, dtype=lengths.dtype) - lengths
-    pooled = _weighted_bag(table, rows, weights, offsets)
+    pooled = weighted_bag(table, rows, weights, offsets)
     back = torch.cat(members).argsort()
     return pooled.view(len(back), bins[0] * bins[1] * table.shape[1])[back].view(-1, table.shape[1])
-
-
-def _weighted_bag(table: Tensor, rows: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-    """Weighted sums (B, C) of rows of `table` (cells, C): taps (E,), and (B,) where each bag's first one is."""
-    weights = weights.to(table.dtype)
-    if torch.is_grad_enabled() and table.requires_grad:
-        pooled: Tensor = _WeightedBag.apply(table, rows, weights, offsets)
-        return pooled
-    return F.embedding_bag(rows, table, offsets, per_sample_weights=weights, mode="sum")
-
-
-class _WeightedBag(torch.autograd.Function):
-    """`embedding_bag` whose gradient is a bag as well: every cell sums what its taps received.
-
-    Compared with the gradient that comes with `embedding_bag`, 512 boxes with 256 channels take 35 ms rather than 50
-    in float32 and 22 rather than 52 in bfloat16 (Zen 4, one core). Sums run in float32 inside the kernel and are
-    rounded once: in bfloat16 the gradient is 0.2% off its float64 value, and stays so where many boxes overlap,
-    while adding tap by tap in bfloat16 is 0.5% to 0.9% off and gets worse with every box.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor, offsets: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, weights, offsets)
-        ctx.num_cells = table.shape[0]
-        return F.embedding_bag(rows, table, offsets, per_sample_weights=weights, mode="sum")
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, weights, offsets = ctx.saved_tensors
-        order = rows.argsort(stable=True)
-        taps_per_cell = torch.bincount(rows, minlength=ctx.num_cells)
-        first_tap = (taps_per_cell.cumsum(0) - taps_per_cell).to(rows.dtype)
-        taps_per_bag = torch.diff(offsets, append=offsets.new_tensor([len(rows)]))
-        bag = torch.repeat_interleave(taps_per_bag)
-        return _weighted_bag(grad.contiguous(), bag[order].to(rows.dtype), weights[order], first_tap), None, None, None

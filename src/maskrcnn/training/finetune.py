@@ -1,4 +1,4 @@
-"""A loaded detector for new classes: keep what both know, make the rest anew (`--weights W`)."""
+"""A loaded detector for new classes or keypoints: keep what both know, make the rest anew (`--weights W`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from maskrcnn.model.mask_rcnn import MaskRCNN
+from maskrcnn.structures import KeypointScheme
 
 _LISTED = 12  # names in a line of the log
+_HEAT_MAPS = "keypoint_head.deconv."  # the layer that has a row for each keypoint
 
 
 def adapt_classes(
@@ -32,6 +34,35 @@ def adapt_classes(
     kept = [(row, old.index(name)) for row, name in enumerate(class_names) if name in old]
     layers = _replace_rows(adapted, model, kept)
     return adapted, _report(old, class_names, layers)
+
+
+def adapt_keypoints(model: MaskRCNN, scheme: KeypointScheme) -> tuple[MaskRCNN, list[str]]:
+    """`model`, which has a keypoint head, with heat maps for the J keypoints of `scheme`, and lines for the log.
+
+    Maps of names known before are kept. Where J is the same all others are too, each in its place: other names for the
+    same points, or points that are likely to lie alike.
+    """
+    head = model.config.keypoint_head
+    assert head is not None and model.keypoint_head is not None
+    old, new = head.scheme.names, scheme.names
+    same_count = len(old) == len(new)
+    sources = [old.index(name) if name in old else j if same_count else None for j, name in enumerate(new)]
+    config = replace(model.config, keypoint_head=replace(head, scheme=scheme))
+    if sources == list(range(len(old))):
+        model.config = config
+        return model, [f"{len(new)} keypoints, as the checkpoint has: head kept"]
+    adapted = MaskRCNN(config)
+    assert adapted.keypoint_head is not None
+    own, its = adapted.state_dict(), model.state_dict()
+    adapted.load_state_dict({name: own[name] if name.startswith(_HEAT_MAPS) else its[name] for name in own})
+    with torch.no_grad():
+        mine, theirs = adapted.keypoint_head.deconv, model.keypoint_head.deconv
+        assert mine.bias is not None and theirs.bias is not None
+        for j, source in enumerate(sources):
+            if source is not None:
+                mine.weight[:, j], mine.bias[j] = theirs.weight[:, source], theirs.bias[source]
+    made = [name for name, source in zip(new, sources, strict=True) if source is None]
+    return adapted, [f"{len(new) - len(made)} keypoints kept, {len(made)} made anew: {_listed(made)}"]
 
 
 def _replace_rows(adapted: MaskRCNN, model: MaskRCNN, kept: Sequence[tuple[int, int]]) -> list[str]:

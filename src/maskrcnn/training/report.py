@@ -36,6 +36,7 @@ _PARTS = {  # name in the log -> label, in the order of the figure
     "box_class": "box head: class",
     "box_delta": "box head: box",
     "mask": "mask head",
+    "keypoint": "keypoint head",
 }
 _FILES = {
     "best.safetensors": "weights with the best AP on the validation pictures",
@@ -66,7 +67,7 @@ def draw_curves(folder: Path) -> Path:
     for i, (name, label) in enumerate(_PARTS.items()):
         _draw_smoothed(parts, train, name, label, f"C{i}")
     _start(ap, "AP on validation pictures")
-    for kind, colour in (("mask", "tab:green"), ("box", "tab:purple")):
+    for kind, colour in (("mask", "tab:green"), ("keypoint", "tab:orange"), ("box", "tab:purple")):
         _draw_points(ap, val, f"{kind}_ap", f"{kind} AP", colour)
         _draw_points(ap, val, f"{kind}_ap50", f"{kind} AP50", colour, linestyle=":")
     _mark_best(ap, val)
@@ -155,12 +156,15 @@ def _enlarged(found: Detections, factor: int) -> Detections:
     masks = found.masks
     if masks is not None:
         masks = replace(masks, boxes=masks.boxes * factor, size=size)
-    return replace(found, boxes=found.boxes * factor, masks=masks, size=size)
+    points = found.keypoints
+    if points is not None:
+        points = points * points.new_tensor([factor, factor, 1])
+    return replace(found, boxes=found.boxes * factor, masks=masks, keypoints=points, size=size)
 
 
 def _score_table(scores: Evaluation) -> list[str]:
     rows = []
-    for kind, part in (("masks", scores.mask), ("boxes", scores.box)):
+    for kind, part in (("masks", scores.mask), ("keypoints (OKS)", scores.keypoint), ("boxes", scores.box)):
         for at in [] if part is None else map(part.at, part.max_detections):
             values = (at.ap, at.ap50, at.ap75, at.ap_small, at.ap_medium, at.ap_large, at.ar)
             rows.append(f"| {kind} | {at.max_detections[0]} | {' | '.join(map(_shown, values))} |")

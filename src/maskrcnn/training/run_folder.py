@@ -116,7 +116,8 @@ class RunFolder:
         """A line of the log."""
         self.log.write("train", step, values)
         parts = {"objectness": "rpn_objectness", "anchor": "rpn_box", "class": "box_class", "box": "box_delta"}
-        shown = (f"{short} {values[name]:.2f}" for short, name in (parts | {"mask": "mask"}).items() if name in values)
+        parts |= {"mask": "mask", "keypoint": "keypoint"}
+        shown = (f"{short} {values[name]:.2f}" for short, name in parts.items() if name in values)
         self._losses = f"loss {values['total']:.2f}: {', '.join(shown)}"
 
     def stepped(self, state: TrainingState) -> None:
@@ -174,7 +175,8 @@ class RunFolder:
         predictor = load(best, device=str(self.world.device))
         scores = score(predictor, self.plan.pictures.val)
         scores.save(self.folder / "scores")
-        averages = {kind: part.ap for kind, part in (("mask", scores.mask), ("box", scores.box)) if part is not None}
+        kinds = {"mask": scores.mask, "keypoint": scores.keypoint, "box": scores.box}
+        averages = {kind: part.ap for kind, part in kinds.items() if part is not None}
         found = {f"{kind}_ap": value for kind, value in averages.items() if value is not None}
         self.log.write("end", progress.step, {"finished": True, "seconds": progress.seconds, **found})
         draw_curves(self.folder)

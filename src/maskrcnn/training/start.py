@@ -20,10 +20,11 @@ from maskrcnn.model.presets import from_scratch
 from maskrcnn.model.presets import preset as make_preset
 from maskrcnn.training.checkpoint import STATE_FILE, Saved
 from maskrcnn.training.distributed import World, from_main
-from maskrcnn.training.finetune import adapt_classes
+from maskrcnn.training.finetune import adapt_classes, adapt_keypoints
 from maskrcnn.training.precision import fastest_precision
 from maskrcnn.training.recipe import RECIPES, Recipe, changed, recipe_for
-from maskrcnn.weights.files import read_checkpoint, resolve_weights
+from maskrcnn.weights.backbones import require_reachable
+from maskrcnn.weights.opening import Opened
 
 Preset = Callable[[tuple[str, ...], tuple[int, ...]], MaskRCNNConfig]  # (class names, category ids) -> config
 
@@ -84,16 +85,14 @@ def settled_recipe(
     return recipe
 
 
-def preset_of(loaded: MaskRCNN, weights: str | Path | None) -> str:
-    """The preset whose recipe suits the detector loaded from `weights`: the one it was trained with, or its kind's."""
-    try:
-        training = read_checkpoint(resolve_weights(weights or "")).metadata.get("training")
-    except InputError:  # a file of another family, which does not tell
-        training = None
+def preset_of(opened: Opened) -> str:
+    """The preset whose recipe suits a detector to start from: the one it was trained with, or its kind's."""
+    training = opened.metadata.get("training")
     name = training.get("preset") if isinstance(training, Mapping) else None
     if name in RECIPES:
         return str(name)
-    return "nano" if loaded.config.preprocess.scale is not None else "r50-fpn"  # a fixed scale: learned from crops
+    # a fixed scale: learned from crops
+    return "nano" if opened.model.config.preprocess.scale is not None else "r50-fpn"
 
 
 def open_pictures(
@@ -138,10 +137,16 @@ def starting_model(
 ) -> tuple[MaskRCNN, list[str]]:
     """A new detector of the preset, or the loaded one with heads for the data's classes, and lines for the log."""
     names, ids = pictures.train.classes.names, pictures.train.classes.category_ids
+    keypoints = pictures.train.keypoints
     if loaded is not None:
         model, notes = adapt_classes(loaded, names, ids)
         if model.mask_head is not None and not pictures.has_masks:
             notes.append("the training pictures have no masks: the mask head does not learn")
+        if model.keypoint_head is not None and keypoints is None:
+            notes.append("the training pictures have no keypoints: the keypoint head does not learn")
+        elif model.keypoint_head is not None and keypoints is not None:
+            model, more = adapt_keypoints(model, keypoints)
+            notes += more
     else:
         config = make_preset(preset, names, ids) if isinstance(preset, str) else preset(names, ids)
         if not pretrained_backbone:
@@ -150,7 +155,15 @@ def starting_model(
         if config.mask_head is not None and not pictures.has_masks:
             config = replace(config, mask_head=None)
             notes.append("the training pictures have no masks: no mask head, boxes only (Faster R-CNN)")
+        if config.keypoint_head is not None and keypoints is None:
+            notes.append("the training pictures have no keypoints: no keypoint head")
+        if config.keypoint_head is not None:
+            head = None if keypoints is None else replace(config.keypoint_head, scheme=keypoints)
+            config = replace(config, keypoint_head=head)
         model = _new_model(config, pretrained_backbone)
+    if model.config.keypoint_head is not None and keypoints is not None:
+        pairs = len(keypoints.flip_pairs)
+        notes.append(f"keypoints: {len(keypoints)}; by their names {pairs} pairs change places in a mirror")
     if scale is not None:
         model.config = replace(model.config, preprocess=replace(model.config.preprocess, scale=scale))
         model.preprocess.config = model.config.preprocess
@@ -162,6 +175,8 @@ def preset_name(preset: str | Preset) -> str:
 
 
 def _new_model(config: MaskRCNNConfig, pretrained_backbone: bool) -> MaskRCNN:
+    if pretrained_backbone:
+        require_reachable(config.backbone.name)
     try:
         return MaskRCNN(config, pretrained_backbone=pretrained_backbone)
     except (RuntimeError, OSError) as error:  # none of this name or of these widths; no network

@@ -36,7 +36,7 @@ from maskrcnn.training.start import (
     starting_model,
 )
 from maskrcnn.training.validate import Validation, score, spread, validation_losses
-from maskrcnn.weights.files import load_model, resolve_weights
+from maskrcnn.weights.opening import open_weights
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def train(
     Args:
         data: an annotation file, a folder that holds one (or one each for train and val), the word "shapes", or a
             sequence of (picture, Target).
-        preset: "nano" (the default), "r50-fpn" or "r101-fpn"; or a function like those of `maskrcnn.model.presets`,
+        preset: "nano" (the default), "r50-fpn" or another of `maskrcnn.model.presets.PRESETS`; or a function like those of `maskrcnn.model.presets`,
             from class names and category ids to a config. With `weights` only its recipe is taken.
         weights: a detector to start from, by name or file; heads of other classes are made anew. The recipe is by
             default that of the preset which the weights were trained with.
@@ -112,8 +112,8 @@ def train(
         raise InputError("has no use with weights", field="pretrained_backbone", expected="one of the two")
     with join_world(device) as world:
         saved = read_saved(folder) if resume else None
-        loaded = load_model(resolve_weights(weights)) if weights and not resume else None
-        kind = preset or (DEFAULT_PRESET if loaded is None else preset_of(loaded, weights))
+        opened = open_weights(weights) if weights and not resume else None
+        kind = preset or (DEFAULT_PRESET if opened is None else preset_of(opened))
         settled = settled_recipe(recipe, changes, kind, saved, world)
         pictures = open_pictures(
             data, val, val_fraction=val_fraction, seed=settled.seed, images=images, skip_bad=skip_bad
@@ -128,7 +128,9 @@ def train(
         if saved is not None:
             model, notes = MaskRCNN(saved.config), [f"resumed at step {saved.progress.step}"]
         else:
+            loaded = None if opened is None else opened.model
             model, notes = starting_model(pictures, kind, loaded, scale=scale, pretrained_backbone=pretrained_backbone)
+            notes += [] if opened is None else [f"{weights} does not tell: {line}" for line in opened.assumed]
         return _run(folder, plan, world, model, notes, resume=resume, quiet=quiet)
 
 

@@ -26,13 +26,15 @@ class Validation:
 
     @property
     def ap(self) -> float | None:
-        """What "best" goes by: mask AP, or box AP without masks; None where no picture holds an object."""
-        return (self.evaluation.mask or self.evaluation.box).ap
+        """What "best" goes by: AP of masks, without those of keypoints, or of boxes; None where there is no object."""
+        return (self.evaluation.mask or self.evaluation.keypoint or self.evaluation.box).ap
 
     def values(self) -> dict[str, float]:
         """For the log. Detections count up to the most that the model gives."""
         values = {f"loss_{name}": value for name, value in self.losses.items()}
-        for kind, scores in (("mask", self.evaluation.mask), ("box", self.evaluation.box)):
+        evaluation = self.evaluation
+        kinds = {"mask": evaluation.mask, "keypoint": evaluation.keypoint, "box": evaluation.box}
+        for kind, scores in kinds.items():
             if scores is not None:
                 averages = {f"{kind}_ap": scores.ap, f"{kind}_ap50": scores.ap50}
                 values |= {name: value for name, value in averages.items() if value is not None}

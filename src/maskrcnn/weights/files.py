@@ -90,37 +90,6 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return Checkpoint(config, state, document)
 
 
-def load_model(path: str | Path, config: MaskRCNNConfig | None = None) -> MaskRCNN:
-    """The detector that a checkpoint file holds, on the CPU, float32, ready to detect.
-
-    Args:
-        path: a file that `save_checkpoint` wrote, or a detector of torchvision (`weights/torchvision.py`).
-        config: in place of the file's own; every tensor has to fit it all the same.
-
-    Errors: those of `read_checkpoint`, and `InputErrors` that name tensors which are missing, surplus or misshaped.
-    """
-    if _is_foreign(Path(path)):
-        from maskrcnn.weights.torchvision import load_torchvision  # it needs this file too
-
-        return load_torchvision(path, config)
-    own_config, state, _ = read_checkpoint(path)
-    try:
-        model = MaskRCNN(config or own_config)
-    except InputError as error:
-        raise InputError(str(error), file=path) from error
-    require_fit(state, model.state_dict(), path)
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def resolve_weights(weights: str | Path) -> Path:
-    """The file that `weights` means: a path, or the name of a detector that ships with the package."""
-    path = Path(weights)
-    if isinstance(weights, str) and path.name == weights and not path.suffix and not path.is_file():
-        return bundled(weights)
-    return path
-
-
 def bundled(name: str) -> Path:
     """The file of a detector that ships with the package, by its name ("nuclei")."""
     names = bundled_names()
@@ -133,19 +102,6 @@ def bundled(name: str) -> Path:
 def bundled_names() -> list[str]:
     """Names of the detectors that ship with the package."""
     return sorted(path.stem for path in BUNDLED.glob("*.safetensors"))
-
-
-def _is_foreign(path: Path) -> bool:
-    """Whether the file is one of torch.save, or a safetensors file with the names of torchvision."""
-    from maskrcnn.weights.torchvision import SUFFIXES, looks_like
-
-    if path.suffix != ".safetensors" or not path.is_file():
-        return path.suffix in SUFFIXES
-    try:
-        with safetensors.safe_open(path, framework="pt") as stream:
-            return METADATA_KEY not in (stream.metadata() or {}) and looks_like(stream.keys())
-    except safetensors.SafetensorError:
-        return False  # `read_checkpoint` says what is wrong with it
 
 
 def _stored(tensor: Tensor, dtype: HalfPrecision | None) -> Tensor:

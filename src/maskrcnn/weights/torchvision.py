@@ -10,17 +10,11 @@ are left out. Row 0 of the class scores is background on both sides.
 from __future__ import annotations
 
 import math
-import pickle
 import re
-import struct
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor
 
 from maskrcnn.data.classes import Classes
@@ -29,33 +23,20 @@ from maskrcnn.model.anchors import AnchorConfig
 from maskrcnn.model.backbone import BackboneConfig
 from maskrcnn.model.box_head import BoxHeadConfig, DetectionConfig
 from maskrcnn.model.fpn import FPNConfig
+from maskrcnn.model.keypoint_head import COCO_PERSON, KeypointHeadConfig
 from maskrcnn.model.layers import Norm
 from maskrcnn.model.mask_head import MaskHeadConfig
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.model.preprocess import PreprocessConfig
 from maskrcnn.model.roi_pooler import RoIPoolerConfig
 from maskrcnn.model.rpn import RPNConfig
+from maskrcnn.structures import KeypointScheme
+from maskrcnn.weights.content import Content, Converted, Settings
 from maskrcnn.weights.files import require_fit
-
-SUFFIXES = (".pth", ".pt")  # of files that torch.save wrote
 
 State = Mapping[str, Tensor]
 
-# what the unpickler raises, by where the damage lies
-_DAMAGE = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-)
 _MARKS = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight")
-_WRAPPERS = ("model", "state_dict", "model_state_dict")  # under which training scripts keep the tensors
 _BACKBONES: dict[
     tuple[tuple[int, ...], bool], str
 ] = {  # blocks of the four stages, and whether a block has three convolutions
@@ -66,6 +47,10 @@ _BACKBONES: dict[
     ((3, 8, 36, 3), True): "resnet152",
 }
 _COCO_CLASSES = 90
+_EPS_REASONS = {
+    "frozen": "0 is the published COCO weights' and those fine-tuned from them; 1e-5 where only ImageNet's came before",
+    "batch": "torch's default",
+}
 
 # Theirs, ours. {level} counts from 2 where theirs counts from 0. What is optional is missing in files of before 2022,
 # such as the published weights of the first versions.
@@ -89,6 +74,8 @@ _PLACES = (
     (r"roi_heads\.mask_head\.(?P<n>\d+)\.1\.(?P<kind>\w+)", "mask_head.convs.{n}.norm.{kind}"),
     (r"roi_heads\.mask_predictor\.conv5_mask\.(?P<kind>\w+)", "mask_head.deconv.{kind}"),
     (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(?P<kind>\w+)", "mask_head.masks.{kind}"),
+    (r"roi_heads\.keypoint_head\.(?P<n>\d+)\.(?P<kind>\w+)", "keypoint_head.convs.{half}.conv.{kind}"),
+    (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.(?P<kind>\w+)", "keypoint_head.deconv.{kind}"),
 )
 _FULLY_CONNECTED = r"roi_heads\.box_head\.(?:fc)?(\d+)\.weight"
 _BACKGROUND_ROWS = {"box_head.deltas": 4, "mask_head.masks": 1}  # at the front, in theirs only
@@ -99,38 +86,45 @@ def looks_like(names: Iterable[str]) -> bool:
     return set(_MARKS) <= set(names)
 
 
+def recognises(content: Content) -> bool:
+    return looks_like(content.tensors)
+
+
+def convert(content: Content, settings: Settings | None) -> Converted:
+    """The detector of a file. torchvision has no config files: `settings` of another framework are refused."""
+    if settings is not None:
+        expected = "fields of maskrcnn's own config, since torchvision has no config files"
+        raise InputError("does not fit torchvision's weights", field=settings.origin, expected=expected)
+    config, ours = convert_state(content.tensors)
+    return Converted(config, ours, _assumed(config), "torchvision")
+
+
 def load_torchvision(
-    weights: str | Path | Mapping[str, Any],
+    state: Mapping[str, Any],
     config: MaskRCNNConfig | None = None,
     *,
     class_names: Sequence[str] | None = None,
     category_ids: Sequence[int] | None = None,
     norm_eps: float | None = None,
 ) -> MaskRCNN:
-    """A detector of torchvision as ours, on the CPU, float32, ready to detect.
+    """What `state_dict()` of a detector of torchvision gave, as ours, on the CPU, float32, ready to detect.
 
     Args:
-        weights: a `.pth`, `.pt` or `.safetensors` file, or what `state_dict()` gave.
-        config: in place of the one that `convert` reads off the tensors. The others are as there.
+        config: in place of the one that `convert_state` reads off the tensors. The others are as there.
 
-    Errors: `InputError` for a file that is not one, and `InputErrors` that name tensors which do not fit.
+    Errors: `InputErrors` that name tensors which do not fit.
     """
-    file = weights if isinstance(weights, str | Path) else "torchvision state"
-    state = read_state(weights) if isinstance(weights, str | Path) else _unwrapped(weights, file)
     if config is None:
-        try:
-            config, ours = convert(state, class_names=class_names, category_ids=category_ids, norm_eps=norm_eps)
-        except InputError as error:
-            raise InputError(str(error), file=file) from error
+        config, ours = convert_state(state, class_names=class_names, category_ids=category_ids, norm_eps=norm_eps)
     else:
         ours = rename(state)
     model = MaskRCNN(config)
-    require_fit(ours, model.state_dict(), file)
+    require_fit(ours, model.state_dict(), "torchvision state")
     model.load_state_dict(ours)
     return model.eval()
 
 
-def convert(
+def convert_state(
     state: State,
     *,
     class_names: Sequence[str] | None = None,
@@ -141,7 +135,8 @@ def convert(
 
     Args:
         state: what `state_dict()` of the detector gave.
-        class_names: K names of labels 1..K. None: COCO's for K = 90, else numbers.
+        class_names: K names of labels 1..K. None: COCO's for K = 90, person for one class with 17 keypoints, else
+            numbers.
         category_ids: K ids. None: 1..K.
         norm_eps: what the backbone's batch norm adds to variances. A file does not say it. None: 1e-5 where the norm
             learns, and 0 where it is frozen, since the published COCO weights of the first versions, and what was
@@ -151,7 +146,7 @@ def convert(
     """
     ours = rename(state)
     num_classes = _rows(ours, "box_head.classes.weight") - 1
-    names = tuple(class_names) if class_names is not None else _default_names(num_classes)
+    names = tuple(class_names) if class_names is not None else _default_names(ours, num_classes)
     ids = tuple(category_ids) if category_ids is not None else tuple(range(1, num_classes + 1))
     if len(names) != num_classes:
         found, expected = f"{len(names)} names", f"{num_classes}, as the weights have"
@@ -179,41 +174,6 @@ def rename(state: State) -> dict[str, Tensor]:
     return renamed
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a `.pth`, `.pt` or `.safetensors` file, on the CPU.
-
-    Nothing but tensors and plain values is unpickled.
-
-    Errors: `InputError` for a file that is missing, damaged or holds anything else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError("no such checkpoint", file=path, expected=f"a file of {', '.join(SUFFIXES)} or .safetensors")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of pickles that torch.save did not write
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except safetensors.SafetensorError as error:
-        raise InputError("not a safetensors file", file=path, found=str(error)) from error
-    except _DAMAGE as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        expected = "tensors that torch.save wrote, and nothing that would run code"
-        raise InputError("not a readable checkpoint", file=path, found=reason, expected=expected) from error
-    return _unwrapped(content, path)
-
-
-def _unwrapped(content: Any, file: str | Path) -> dict[str, Tensor]:
-    """The tensors of what a training script saved: bare, or under a key; with or without `module.` before each name."""
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        found = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else type(content).__name__
-        raise InputError("holds no state_dict", file=file, found=found, expected="tensors by name")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
-
-
 def _unknown(problem: str, names: Sequence[str]) -> InputError:
     found = f"{len(names)}: {', '.join(names[:4])}"
     return InputError(problem, field="tensors", found=found, expected="maskrcnn_ or fasterrcnn_resnet..._fpn, or _v2")
@@ -225,8 +185,20 @@ def _our_name(name: str, positions: Mapping[str, int]) -> str | None:
             parts: dict[str, Any] = match.groupdict()
             number = int(parts.get("n") or 0)
             position = positions.get(parts.get("fc") or "")
-            return ours.format(level=number + 2, before=number - 1, position=position, **parts)
+            return ours.format(level=number + 2, before=number - 1, half=number // 2, position=position, **parts)
     return None
+
+
+def _assumed(config: MaskRCNNConfig) -> tuple[str, ...]:
+    """What torchvision's builders have and its files do not say."""
+    shortest, longest = config.preprocess.shortest, config.preprocess.longest
+    lines = [f"preprocess.shortest {shortest}, longest {longest}: torchvision's default"]
+    lines.append(f"backbone.norm_eps {config.backbone.norm_eps:g}: {_EPS_REASONS[config.backbone.norm]}")
+    lines.append("rpn.anchors of 32 to 512 px, ratios 0.5, 1, 2: torchvision's default")
+    lines.append("thresholds (rpn, detection): torchvision's defaults")
+    if config.class_names[0] == "1":
+        lines.append("class_names 1, 2, ...: the file has none")
+    return tuple(lines)
 
 
 # --- what the tensors tell of the config ------------------------------------------------------------------------------
@@ -248,6 +220,7 @@ def _config(state: State, names: tuple[str, ...], ids: tuple[int, ...], norm_eps
         roi_pooler=RoIPoolerConfig(sampling_ratio=2, aligned=False),
         box_head=_box_head(state, channels),
         mask_head=_mask_head(state),
+        keypoint_head=_keypoint_head(state),
         detection=DetectionConfig(score_threshold=0.05, nms_iou=0.5, max_detections=100, min_size=1e-2),
     )
 
@@ -285,6 +258,24 @@ def _mask_head(state: State) -> MaskHeadConfig | None:
     return MaskHeadConfig(side=28, num_convs=num_convs, channels=_rows(state, "mask_head.masks.weight", 1), norm=norm)
 
 
+def _keypoint_head(state: State) -> KeypointHeadConfig | None:
+    count = _num_keypoints(state)
+    if count == 0:
+        return None
+    scheme = COCO_PERSON if count == len(COCO_PERSON) else KeypointScheme(tuple(str(j + 1) for j in range(count)))
+    return KeypointHeadConfig(
+        scheme=replace(scheme, pixel_centre=0.0),  # torchvision's training takes the files' numbers as they are
+        num_convs=_count(state, r"keypoint_head\.convs\.(\d+)\.conv\.weight"),
+        channels=_rows(state, "keypoint_head.deconv.weight"),
+        score="logit",
+    )
+
+
+def _num_keypoints(state: State) -> int:
+    has_head = any(name.startswith("keypoint_head.") for name in state)
+    return _rows(state, "keypoint_head.deconv.weight", 1) if has_head else 0
+
+
 def _norm(state: State, block: str) -> Norm:
     if f"{block}.norm.weight" not in state:
         return None
@@ -305,7 +296,9 @@ def _rows(state: State, name: str, dimension: int = 0) -> int:
     return _shape(state, name)[dimension]
 
 
-def _default_names(num_classes: int) -> tuple[str, ...]:
+def _default_names(state: State, num_classes: int) -> tuple[str, ...]:
+    if num_classes == 1 and _num_keypoints(state) == len(COCO_PERSON):
+        return ("person",)
     if num_classes != _COCO_CLASSES:
         return Classes.numbered(num_classes).names
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights

@@ -41,7 +41,9 @@ from seeded import seeded_state
 
 Roles = tuple[tuple[str, str], ...]
 DIVIDES: Roles = ((r"stem\.conv1?\.weight$", "weight"),)  # pixels are of the size of 1 already
-SHARP: Roles = ((r"cls_score\.weight$", "weight:2"), (r"mask_head\.predictor\.weight$", "weight:1.5"))
+SHARP: Roles = ((r"cls_score\.weight$", "weight:2"),)  # for heads whose norms keep their maps small
+SHARP_MASKS: Roles = ((r"mask_head\.predictor\.weight$", "weight:1.5"),)
+SOFT: Roles = ((r"cls_score\.weight$", "weight:0.3"),)
 SPARSE: Roles = (  # so that more than one kind of anchor is proposed
     (r"rpn_head\.conv\.bias$", "constant:-8"),
     (r"objectness_logits\.weight$", "normal:0.1"),
@@ -63,10 +65,10 @@ VARIANTS = {
     "r50-fpn": Variant("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"),
     "r50-c4": Variant("COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x.yaml", SPARSE, FEW),
     "r50-dc5": Variant("COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_3x.yaml"),
-    "r101-fpn": Variant("COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml"),
-    "x101-fpn": Variant("COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml", DIVIDES),
+    "r101-fpn": Variant("COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x.yaml", SOFT),
+    "x101-fpn": Variant("COCO-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_3x.yaml", (*DIVIDES, *SOFT)),
     "r50-fpn-box": Variant("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"),
-    "r50-fpn-gn": Variant("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml", SHARP),
+    "r50-fpn-gn": Variant("Misc/mask_rcnn_R_50_FPN_3x_gn.yaml", (*SHARP, *SHARP_MASKS)),
     "r50-fpn-syncbn": Variant("Misc/mask_rcnn_R_50_FPN_3x_syncbn.yaml", SHARP),
     "scratch-syncbn": Variant("Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn.yaml", (*DIVIDES, *SHARP)),
     "cascade": Variant("Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml"),
@@ -76,7 +78,7 @@ VARIANTS = {
         "LVISv0.5-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml",
         small={"MODEL.RPN.POST_NMS_TOPK_TEST": 30, "TEST.DETECTIONS_PER_IMAGE": 300},
     ),
-    "cityscapes": Variant("Cityscapes/mask_rcnn_R_50_FPN.yaml"),
+    "cityscapes": Variant("Cityscapes/mask_rcnn_R_50_FPN.yaml", SOFT),
     "lsj-r50": Variant("new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py", SHARP),
     "lsj-regnetx": Variant("new_baselines/mask_rcnn_regnetx_4gf_dds_FPN_100ep_LSJ.py", (*DIVIDES, *SHARP)),
     "lsj-regnety": Variant("new_baselines/mask_rcnn_regnety_4gf_dds_FPN_100ep_LSJ.py", (*DIVIDES, *SHARP)),

@@ -188,9 +188,11 @@ class Peer:
     """A detector of Matterport with seeded weights."""
 
     def __init__(self, settings: Mapping[str, Any], seed: int) -> None:
+        import tensorflow.keras.backend as backend
         from mrcnn.config import Config
         from mrcnn.model import MaskRCNN as Matterport
 
+        backend.clear_session()  # names count on from model to model
         fields = {name: np.array(value) if "STD_DEV" in name else value for name, value in settings.items()}
         config = type("Seeded", (Config,), {"NAME": "seeded", "IMAGES_PER_GPU": 1, **fields})
         self.config = config()
@@ -201,8 +203,6 @@ class Peer:
                 name = f"{group.name}/{variable.name}"
                 self.shapes[name], variables[name] = variable.shape.as_list(), variable
         state = fixtures.weights(seeded_state, self.shapes, fixtures.ROLES, seed)
-        import tensorflow.keras.backend as backend
-
         backend.batch_set_value([(variables[name], array) for name, array in state.items()])
 
     def detect(self, picture: np.ndarray, masks: int | None = MASKS_KEPT) -> dict[str, np.ndarray]:

@@ -67,8 +67,8 @@ def test_stages_follow_one_another(cascade: MaskRCNN) -> None:
     batch = cascade.preprocess([torch.randint(0, 256, (3, 64, 80), dtype=torch.uint8) for _ in range(2)])
     features = cascade.features(batch.pixels)
     outputs = cascade.rpn(features, tuple(batch.pixels.shape[2:]))
-    few = replace(cascade.config.rpn, nms_iou=0.2)
-    proposals = propose(outputs, of_sizes(batch.image_sizes), few)
+    many = replace(cascade.config.rpn, post_nms_top_n=300)  # more than there are
+    proposals = propose(outputs, of_sizes(batch.image_sizes), many)
     assert not proposals.valid.all()  # padding rows take part
     read, rois = cascade.read_boxes(features, proposals, of_sizes(batch.image_sizes), drop_empty=True)
     scores = read.class_logits.softmax(1).unflatten(0, proposals.valid.shape)

@@ -33,13 +33,14 @@ MASK_SCALE = 65535
 # network for pixels of +-120 brings them down. Few features of the heads are awake, so that classes differ.
 ROLES = (
     (r"^conv1/", "weight:0.02"),
-    (r"rpn_class_raw/kernel", "weight:0.8"),
+    (r"rpn_conv_shared/bias", "constant:-1"),
+    (r"rpn_class_raw/kernel", "weight:1.5"),
     (r"rpn_class_raw/bias", "bias:0.5"),
-    (r"rpn_bbox_pred/kernel", "weight:0.5"),
+    (r"rpn_bbox_pred/kernel", "weight:0.6"),
     (r"mrcnn_class_bn2/beta", "constant:-1.2"),
-    (r"mrcnn_class_logits/kernel", "weight:5"),
+    (r"mrcnn_class_logits/kernel", "weight:3"),
     (r"mrcnn_class_logits/bias", "bias:0.5"),
-    (r"mrcnn_bbox_fc/kernel", "weight:0.5"),
+    (r"mrcnn_bbox_fc/kernel", "weight:0.8"),
     (r"mrcnn_mask_bn4/beta", "constant:-0.5"),
     (r"mrcnn_mask_deconv/kernel", "weight:2"),
     (r"fpn_c\dp\d/kernel", "weight:0.08"),

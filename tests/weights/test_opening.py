@@ -130,6 +130,21 @@ def test_settings_handed_in_come_before_those_beside_the_file(
     assert told == [None, False, True, 3]
 
 
+def test_our_own_fields_beside_the_file(small: State, tmp_path: Path) -> None:
+    torch.save(small, path := tmp_path / "theirs.pth")
+    (tmp_path / "config.yaml").write_text("backbone: {norm_eps: 0.25}\ndetection: {nms_iou: 0.4}")
+    config = load_model(path, {"detection": {"nms_iou": 0.6}}).config
+    assert (config.backbone.norm_eps, config.detection.nms_iou) == (0.25, 0.6)  # what is handed in comes first
+
+
+def test_a_download_keeps_its_licence(small: State, tmp_path: Path) -> None:
+    torch.save(small, path := tmp_path / "theirs.pth")
+    told = {"licence": "CC BY-SA 3.0", "url": "https://example.org/theirs.pth"}
+    (tmp_path / "theirs.pth.json").write_text(json.dumps(told))
+    metadata = open_weights(path).metadata
+    assert (metadata["licence"], metadata["source"]) == (told["licence"], told["url"])
+
+
 def test_settings_of_another_framework_are_refused(small: State, ours: Path, tmp_path: Path) -> None:
     torch.save(small, tmp_path / "theirs.pth")
     settings = {"MODEL": {"MASK_ON": True}}

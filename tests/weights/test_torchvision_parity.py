@@ -298,15 +298,14 @@ def test_a_detector_without_masks(pictures: list[Tensor]) -> None:
 
 
 def test_keypoints(pictures: list[Tensor]) -> None:
-    both = pair(tv.keypointrcnn_resnet50_fpn, num_classes=1, **SMALL)
+    both = pair(tv.keypointrcnn_resnet50_fpn, num_classes=1, **(SMALL | {"box_detections_per_img": 8}))
     ours, peer = both.ours, both.peer.eval()
     assert (ours.config.class_names, ours.config.category_ids, ours.config.mask_head) == (("person",), (1,), None)
     with torch.no_grad():
         for mine, its in zip(ours(pictures), peer(pictures), strict=True):
             assert mine.keypoints is not None and mine.masks is None
-            assert len(its["boxes"]) > 10
             both_have = matches(mine.boxes, its["boxes"])
-            assert len(both_have[0]) >= 0.95 * len(its["boxes"])
+            assert len(both_have[0]) == len(its["boxes"]) == 8
             points, its_points = mine.keypoints[both_have[0]], its["keypoints"][both_have[1]]
             apart = (points[..., :2] - its_points[..., :2]).abs().amax(2)
             # a pixel that is higher than its neighbour by rounding alone: none here, though another seed might have one
@@ -479,6 +478,9 @@ def compare_gradients(ours: MaskRCNN, peer: Any, relative: float) -> None:
         scale = gradients[name].abs().max()
         assert scale > 0, name
         assert parameter.grad is not None
+        if name == "keypoint_head.deconv.bias":  # moves a whole heat map, which its softmax does not see
+            assert max(scale, parameter.grad.abs().max()) < 1e-6
+            continue
         difference = (parameter.grad - gradients[name]).abs().max() / scale
         assert difference < relative, f"{name}: {difference:.2e}"
 
@@ -492,7 +494,7 @@ LEARNING = {"rpn_post_nms_top_n_train": 100, "box_batch_size_per_image": 12, "mi
         # In float32 a unit of ReLU whose input is within rounding of 0 may pass its gradient on one side only.
         (tv.maskrcnn_resnet50_fpn, {"min_size": 64, "max_size": 96}, torch.float64, False, 1e-3),
         (tv.maskrcnn_resnet50_fpn_v2, {"min_size": 70, "max_size": 96}, torch.float64, False, 1e-3),
-        (tv.keypointrcnn_resnet50_fpn, {"min_size": 64, "max_size": 96}, torch.float64, False, 1e-3),
+        (tv.keypointrcnn_resnet50_fpn, {"min_size": 64, "box_batch_size_per_image": 8}, torch.float64, False, 1e-3),
         (tv.maskrcnn_resnet50_fpn, {}, torch.float32, False, 1e-2),
         (tv.maskrcnn_resnet50_fpn_v2, {}, torch.float32, True, 5e-2),  # statistics of so few values enlarge rounding
     ],

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 import torchvision.models.detection as tv
 import yaml
 
 from maskrcnn.errors import InputError
 from maskrcnn.weights import hub
+from maskrcnn.weights.content import Content, Settings
+from maskrcnn.weights.detectron2 import convert
+from maskrcnn.weights.detectron2_settings import read_config
 from maskrcnn.weights.zoo import Entry, find, search, zoo
+
+from . import detectron2_fixture as fixtures
 
 KINDS = {"mask", "cascade", "keypoint", "box"}
 
@@ -109,10 +117,51 @@ def test_settings_tell_apart_what_weights_do_not() -> None:
     assert (city["INPUT"]["MIN_SIZE_TEST"], city["INPUT"]["MAX_SIZE_TEST"]) == (1024, 2048)
 
 
-def test_settings_survive_a_reader_of_yaml(tmp_path: object) -> None:
-    from pathlib import Path
+@pytest.mark.parametrize(
+    ("name", "fixture"),
+    [
+        ("coco-r50-fpn", "r50-fpn"),
+        ("coco-faster-r50-fpn", "r50-fpn-box"),
+        ("coco-r101-fpn", "r101-fpn"),
+        ("coco-x101-fpn", "x101-fpn"),
+        ("coco-r50-c4", "r50-c4"),
+        ("coco-r50-dc5", "r50-dc5"),
+        ("coco-r50-fpn-gn", "r50-fpn-gn"),
+        ("coco-r50-fpn-syncbn", "r50-fpn-syncbn"),
+        ("coco-r50-fpn-syncbn-scratch", "scratch-syncbn"),
+        ("coco-r50-fpn-lsj", "lsj-r50"),
+        ("coco-regnetx-4gf-fpn-lsj", "lsj-regnetx"),
+        ("coco-cascade-r50-fpn", "cascade"),
+        ("coco-keypoint-r50-fpn", "keypoints"),
+        ("lvis05-r50-fpn", "lvis"),
+        ("cityscapes-r50-fpn", "cityscapes"),
+    ],
+)
+def test_settings_are_those_that_detectron2_wrote(name: str, fixture: str, tmp_path: Path) -> None:
+    """The zoo's settings give the detector that Detectron2's own config gives, which was made for smaller pictures."""
+    about = fixtures.Fixture.read(fixture).about
+    tensors = {
+        tensor: torch.zeros(shape, device="cpu" if tensor.endswith("num_batches_tracked") else "meta")
+        for tensor, shape in about["tensors"].items()
+    }
+    (tmp_path / "config.yaml").write_text(about["config"])
+    theirs = convert(Content(dict(tensors)), Settings(read_config(tmp_path / "config.yaml"), "Detectron2"))
+    ours = convert(Content(dict(tensors)), Settings(find(name).settings, "the zoo"))
+    assert ours.assumed == ()
+    small, config = theirs.config, ours.config
+    assert config == replace(
+        small,
+        preprocess=replace(small.preprocess, shortest=config.preprocess.shortest, longest=config.preprocess.longest),
+        rpn=replace(small.rpn, post_nms_top_n=1000),
+        detection=replace(small.detection, max_detections=300 if fixture == "lvis" else 100),
+    )
+    assert (config.preprocess.shortest, config.preprocess.longest) == (
+        (1024, 2048) if fixture == "cityscapes" else (800, 1333)
+    )
 
-    path = Path(str(tmp_path)) / "config.yaml"
+
+def test_settings_survive_a_reader_of_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
     for entry in zoo().values():
         hub._write_json(path, entry.settings)
         assert yaml.safe_load(path.read_text()) == entry.settings, entry.name

@@ -54,7 +54,7 @@ def run(options: Options) -> int:
     dataset = open_dataset(options.data, images=options.images, split=options.split, skip_bad=options.skip_bad)
     for problem in dataset.skipped:
         print(f"left out: {problem}", file=sys.stderr)
-    predictor = load(options.weights, precision=options.precision, device=options.device)
+    predictor = load(options.weights, options.config, options.precision, options.device)
     with progress_bar("evaluating", 0) as update:
         evaluation = evaluate(
             predictor,

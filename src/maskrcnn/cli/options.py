@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import arg
@@ -29,7 +30,12 @@ class ModelOptions(CommandOptions):
     """Which detector, and where it runs."""
 
     weights: str
-    """A name that ships with the package (nuclei), or a .safetensors file."""
+    """A name that ships with the package (nuclei) or that `maskrcnn weights list` shows, or a file: .safetensors, or a
+    checkpoint of torchvision, Detectron2, MMDetection or Matterport."""
+
+    config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: what the weights say)")] = None
+    """What the weights do not say: a .yaml or .json file with fields of maskrcnn's config, Detectron2's config.yaml, or
+    MMDetection's .py, which is read and never run."""
 
     device: str = "auto"
     """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps."""

@@ -65,7 +65,7 @@ def run(options: Options) -> int:
 
     files = list(dict.fromkeys(picture_files(options.pictures)))
     _require_other_folder(files, options.out)
-    predictor = load(options.weights, precision=options.precision, device=options.device)
+    predictor = load(options.weights, options.config, options.precision, options.device)
     tally = _Tally()
     found = predictor.predict(
         files,

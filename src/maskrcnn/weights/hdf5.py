@@ -3,10 +3,10 @@
 A tensor's name is its path, "conv1/conv1/kernel:0", with the layers of a model within the model below its name
 ("rpn_model/rpn_conv_shared/kernel:0"). Of a whole model (`model.save`) that is the path below "model_weights".
 
-Why not the HDF5 library? It is C, and files that are damaged or meant to harm end the process or never end it: with
-HDF5 2.0, 1 of 350 files that differ from a sound one in a single byte. It also opens what a file names: other files, by
-external links, external storage and virtual datasets. What Keras writes is a small part of the format, which 1.x and
-2.x of the library write alike by default ("earliest"): superblock 0, groups as B-trees of names, contiguous arrays.
+Why not the HDF5 library? It trusts what it reads: of 3000 files that differed from a sound one in a single byte,
+HDF5 2.0 crashed the process on one, came to no end on two, and took 4 GB of memory for one of 16 kB. It also opens what
+a file names: other files, by external links, external storage and virtual datasets. What Keras writes is a small part
+of the format, and the same in libraries 1.10 and 2.0: superblock 0, groups as B-trees of names, contiguous arrays.
 
 Names of structures, and their numbers, are those of the HDF5 File Format Specification, version 3.0.
 """

@@ -50,6 +50,7 @@ _BLOCKS: Mapping[
 }
 _BUILT_HERE: Mapping[str, tuple[Any, ...]] = {  # of the settings that change the arithmetic and leave names alone
     "model.type": ("MaskRCNN", "FasterRCNN", "CascadeRCNN"),
+    "model.data_preprocessor.type": ("DetDataPreprocessor",),
     "model.backbone.type": ("ResNet", "ResNeXt"),
     "model.backbone.conv_cfg.type": ("Conv2d", "Conv"),
     "model.backbone.norm_cfg.type": ("BN", "SyncBN", "GN"),
@@ -68,6 +69,7 @@ _BUILT_HERE: Mapping[str, tuple[Any, ...]] = {  # of the settings that change th
     "model.neck.add_extra_convs": (False,),
     "model.neck.upsample_cfg.mode": ("nearest",),
     "model.rpn_head.type": ("RPNHead",),
+    "model.rpn_head.anchor_scales": (),  # of version 1 and its other way to code boxes
     "model.rpn_head.anchor_generator.type": ("AnchorGenerator",),
     "model.rpn_head.anchor_generator.strides": ((4, 8, 16, 32, 64),),
     "model.rpn_head.anchor_generator.scale_major": (True,),
@@ -145,8 +147,11 @@ def _classes(num_classes: int, facts: Facts, in_file: tuple[str, ...] | None) ->
     """Names from the settings, from the file, or of a public data set. Ids are only known of COCO."""
     coco = class_names.coco()
     for names in (facts.class_names(), in_file):
+        if names == coco.names and num_classes == len(names):
+            return coco
         if names is not None and len(names) == num_classes and len(set(names)) == num_classes:
-            return coco if names == coco.names else Classes.named(names)
+            facts.assume("category_ids", f"1 to {num_classes}", "MMDetection does not keep them")
+            return Classes.named(names)
     if num_classes == len(coco.names) and facts.dataset() in ("", "CocoDataset"):
         facts.assume("class_names", "COCO's", f"the weights have {num_classes} classes")
         return coco
@@ -180,10 +185,7 @@ def _preprocess(state: State, facts: Facts) -> PreprocessConfig:
 
 def _size(steps: Mapping[str, Any], facts: Facts) -> tuple[int, int]:
     """The shorter side and the limit of the longer one; MMDetection gives both as a pair, in any order."""
-    flip = steps.get("MultiScaleFlipAug", {})
-    resize = steps.get("Resize", {})
-    if flip.get("flip"):
-        facts.problem("is not known here", "test_pipeline.MultiScaleFlipAug.flip", True, "False")
+    flip, resize = steps.get("MultiScaleFlipAug", {}), steps.get("Resize", {})
     if resize.get("keep_ratio") is False or (steps and not resize):
         facts.problem("is not known here", "test_pipeline.Resize.keep_ratio", resize.get("keep_ratio"), "True")
     if resize.get("interpolation", "bilinear") != "bilinear":
@@ -192,10 +194,14 @@ def _size(steps: Mapping[str, Any], facts: Facts) -> tuple[int, int]:
     if not scales:
         facts.assume("preprocess.shortest and longest", (800, 1333), _ZOO)
         return 800, 1333
-    scale = scales[0][0] if isinstance(scales[0], list) and len(scales[0]) == 1 else scales[0]
-    sides = like((1,), scale)
+    several = scales[0] if isinstance(scales[0], list) and isinstance(scales[0][0], list | tuple) else [scales[0]]
+    if flip.get("flip") or len(several) > 1:
+        facts.assume(
+            "pictures", "looked at once, at the first size", "test-time augmentation is not part of a detector"
+        )
+    sides = like((1,), several[0])
     if not isinstance(sides, tuple) or len(sides) != 2:
-        facts.problem("is not known here", "test_pipeline.Resize.scale", scale, "two numbers of pixels")
+        facts.problem("is not known here", "test_pipeline.Resize.scale", several[0], "two numbers of pixels")
         return 800, 1333
     return min(sides), max(sides)
 
@@ -225,16 +231,19 @@ def _three(value: Any, name: str, facts: Facts) -> Three:
 
 
 def _divisor(steps: Mapping[str, Any], facts: Facts) -> int:
-    pad = steps.get("Pad", {})
+    pad, model = steps.get("Pad", {}), facts.told("model.data_preprocessor")
+    value = pad.get("pad_val", 0) if model is None else model.get("pad_value", 0)
+    value = value.get("img", 0) if isinstance(value, Mapping) else value
+    if any(value) if isinstance(value, list | tuple) else value:
+        facts.problem("is not known here", "test_pipeline.Pad.pad_val", value, "0, after the mean was taken off")
     if pad.get("size") is not None or pad.get("pad_to_square"):
         facts.problem("is not known here", "test_pipeline.Pad.size", pad.get("size"), "size_divisor alone")
     if pad.get("size_divisor"):
         return int(pad["size_divisor"])
-    if facts.told("model.data_preprocessor") is None and steps:
+    if steps and model is None:
         return 1  # version 2 without such a step
-    return facts.ask(
-        "preprocess.divisor", 32 if facts.settings is None else 1, "model.data_preprocessor.pad_size_divisor"
-    )
+    default = 32 if facts.settings is None else 1  # the zoo's; the code's
+    return facts.ask("preprocess.divisor", default, "model.data_preprocessor.pad_size_divisor")
 
 
 def _backbone(state: State, facts: Facts) -> BackboneConfig:
@@ -243,19 +252,27 @@ def _backbone(state: State, facts: Facts) -> BackboneConfig:
     for key, value in {"depth": depth, "groups": groups, "base_width": width}.items():
         if key == "depth" or groups > 1:
             facts.agree(f"model.backbone.{key}", value)
-    section = "model.backbone"
     is_group = "backbone.body.bn1.running_mean" not in state
-    learns = not facts.ask("backbone.norm frozen", True, f"{section}.norm_eval") and facts.told(
-        f"{section}.norm_cfg.requires_grad"
-    )
     return BackboneConfig(
         name=f"resnet{depth}",
         options={"cardinality": groups, "base_width": width} if groups > 1 else {},
-        norm="group" if is_group else "batch" if learns else "frozen",
-        norm_eps=None if is_group else facts.ask("backbone.norm_eps", 1e-5, f"{section}.norm_cfg.eps"),
+        norm="group" if is_group else "batch" if _norm_learns(facts) else "frozen",
+        norm_eps=None if is_group else facts.ask("backbone.norm_eps", 1e-5, "model.backbone.norm_cfg.eps"),
         stride_in=_stride_in(depth, facts),
-        frozen_stages=1 + facts.ask("backbone.frozen_stages - 1", 1, f"{section}.frozen_stages"),
+        frozen_stages=_frozen_stages(facts),
     )
+
+
+def _frozen_stages(facts: Facts) -> int:
+    """MMDetection counts from 0, the stem, where we count from 1; -1 there and 0 here let all learn."""
+    default = 1 if facts.settings is None else -1  # the zoo's; the code's
+    return min(max(1 + facts.ask("backbone.frozen_stages - 1", default, "model.backbone.frozen_stages"), 0), 5)
+
+
+def _norm_learns(facts: Facts) -> bool:
+    """Whether the statistics of the body's batch norm follow the pictures in training."""
+    fixed = facts.ask("backbone.norm frozen", True, "model.backbone.norm_eval")
+    return not fixed and facts.told("model.backbone.norm_cfg.requires_grad") is not False
 
 
 def _stride_in(depth: int, facts: Facts) -> Literal["3x3", "1x1"]:
@@ -388,6 +405,7 @@ def _box_head(state: State, num_classes: int, facts: Facts) -> BoxHeadConfig:
     fc_channels, inputs = _shape(state, "box_head.fcs.0.weight")
     side = math.isqrt(inputs // maps)
     facts.agree(f"{section}.roi_feat_size", side)
+    facts.agree(f"{facts.section('model.roi_head.bbox_roi_extractor', 0)}.roi_layer.output_size", side)
     return BoxHeadConfig(
         side=side,
         num_convs=num_convs,

@@ -90,9 +90,9 @@ def open_weights(weights: str | Path, config: ConfigLike | None = None) -> Opene
 
 def open_content(content: Content, config: ConfigLike | None = None) -> Opened:
     """The same for what was read already, or made in memory: `Content(model.state_dict())` of a torchvision model."""
-    given = _read_config(config)
+    given, beside = _read_config(config), _config_beside(content.file)
     family = _family_of(content)
-    settings = given if isinstance(given, Settings) else _settings_beside(content.file)
+    settings = given if isinstance(given, Settings) else beside if isinstance(beside, Settings) else None
     try:
         if isinstance(given, MaskRCNNConfig) and hasattr(family, "rename"):
             converted = Converted(given, family.rename(content.tensors), (), family.__name__.rpartition(".")[2])
@@ -100,10 +100,12 @@ def open_content(content: Content, config: ConfigLike | None = None) -> Opened:
             converted = family.convert(content, settings)
     except InputError as error:
         raise error if str(content.file) in str(error) else InputError(str(error), file=content.file) from error
-    model = _built(_overlaid(converted.config, given), converted.state, content.file)
+    config_here = converted.config if isinstance(given, MaskRCNNConfig) else _overlaid(converted.config, beside)
+    model = _built(_overlaid(config_here, given), converted.state, content.file)
+    record = hub.record(content.file) or {}  # of a file that the hub downloaded
     metadata = {
-        "licence": "unknown",
-        "source": f"{converted.family}: {content.file.name}",
+        "licence": record.get("licence", "unknown"),
+        "source": record.get("url", f"{converted.family}: {content.file.name}"),
         "settings": settings.origin if settings else "",
         "assumed": list(converted.assumed),
     }
@@ -181,11 +183,13 @@ def _read_config_file(path: Path) -> Mapping[str, Any]:
     return read_config(path)
 
 
-def _settings_beside(file: Path) -> Settings | None:
+def _config_beside(file: Path) -> Mapping[str, Any] | Settings | None:
+    """`config.yaml` in the folder of a file: another family's settings, or some of our fields."""
     beside = file.parent / BESIDE
     if not beside.is_file() or not file.is_file():
         return None
-    return Settings(_read_config_file(beside), f"{BESIDE} beside the file")
+    values = _read_config_file(beside)
+    return values if _OUR_FIELDS.issuperset(values) else Settings(values, f"{BESIDE} beside the file")
 
 
 def _overlaid(config: MaskRCNNConfig, given: Given) -> MaskRCNNConfig:

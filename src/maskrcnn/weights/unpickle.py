@@ -27,7 +27,7 @@ from torch import Tensor
 from maskrcnn.errors import InputError
 from maskrcnn.weights.admitted import EXPECTED, Global, Leaf, Load, Raw, Stand, Storage, find, key, printable, text
 
-STEPS = 5_000_000
+STEPS = 2_000_000
 WEIGHT = 10_000_000  # values; 64 characters of text count as one
 DEPTH = 100
 MAX_INT = 255  # bytes

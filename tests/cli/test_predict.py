@@ -93,7 +93,7 @@ def test_weights_that_are_none(pictures: Path, tmp_path: Path, capsys: pytest.Ca
     assert predict(pictures, "--weights", "nucleus", "--out", tmp_path / "out") == 1
     assert "error: weights: no such weights; found nucleus" in capsys.readouterr().err
     assert predict(pictures, "--weights", pictures / "0.png", "--out", tmp_path / "out") == 1
-    assert "0.png: not a safetensors file" in capsys.readouterr().err
+    assert "0.png: not a readable checkpoint: unknown format" in capsys.readouterr().err
 
 
 def test_pictures_are_never_overwritten(

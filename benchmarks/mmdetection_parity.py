@@ -4,17 +4,18 @@
     python benchmarks/mmdetection_parity.py --fixtures      what the committed fixtures say; MMDetection is not needed
     python benchmarks/mmdetection_parity.py --write         make those fixtures anew
 
-FOLDER is a COCO data set (default: `coco128` in the folder that MASKRCNN_TEST_DATA names). MMDetection builds the detector
-from the config of its wheel and detects with its own `inference_detector`, OpenCV's resizing included; we open the same
-weights as a `.pth` with the config inside. Photos are resized as in the zoo: shorter side 800 px, longer at most 1333.
+FOLDER is a COCO data set (default: `coco128` in the folder that MASKRCNN_TEST_DATA names). MMDetection builds the
+detector from the config of its wheel and detects with its own `inference_detector`, OpenCV's resizing included; we open
+the same weights as a `.pth` with the config inside. Photos are resized as in the zoo: shorter side 800 px, longer at
+most 1333.
 
 MMDetection wants MMCV with compiled ops, which on a current torch may not build as a whole. These detectors use two of
-them, `nms` and `roi_align`; the figures in `docs/checkpoints.md` were made with these two built from MMCV's own sources.
+them, `nms` and `roi_align`: the figures in `docs/checkpoints.md` were made with those two, built from MMCV's sources.
 
 A line gives the largest difference over all detections of both sides: corners of boxes in pixels of the photo, scores
-and mask probabilities as they are. A detection whose score or overlap lies within rounding of a limit may be on one side
-only: those are counted. MMCV's NMS moves the boxes of each class apart by adding an offset in float32, which rounds
-corners to up to 1/128 px before overlaps are measured; ours measures them as they are.
+and mask probabilities as they are. A detection whose score or overlap lies within rounding of a limit may be on one
+side only: those are counted. MMCV's NMS moves the boxes of each class apart by an offset in float32, which rounds
+corners to as much as 1/128 px before overlaps are measured; ours measures them as they are.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ Roles = tuple[tuple[str, str], ...]
 CAFFE: Roles = ((r"backbone\.conv1\.weight$", "weight:0.02"),)  # pixels of +-120 come in
 SHARP: Roles = ((r"fc_cls\.weight$", "weight:3"), (r"conv_logits\.weight$", "weight:2"))  # for heads with norms
 MASKS_KEPT = 4  # of each picture, in a fixture
-SMALL_SIZE, SMALL_PROPOSALS = (448, 256), 200  # of fixtures, so that their tests take seconds
+SMALL_SIZE, SMALL_PROPOSALS, SMALL_DETECTIONS = (448, 256), 150, 60  # of fixtures, so that their tests take seconds
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def main() -> None:
 def require_mmdetection() -> None:
     try:
         with warnings.catch_warnings(action="ignore"):
-            import mmcv.ops
+            import mmcv.ops  # noqa: F401
             import mmdet  # noqa: F401
     except (ImportError, AssertionError) as error:  # it asserts versions
         sys.exit(f"error: MMDetection does not run here ({error}); --fixtures compares with what it printed")
@@ -190,6 +191,7 @@ class Peer:
             resize = next(step for step in config.test_dataloader.dataset.pipeline if step.type == "Resize")
             resize.scale = SMALL_SIZE
             config.model.test_cfg.rpn.max_per_img = SMALL_PROPOSALS
+            config.model.test_cfg.rcnn.max_per_img = SMALL_DETECTIONS
         self.model = MODELS.build(config.model).eval()
         self.model.cfg = config
         self.config: str = config.pretty_text

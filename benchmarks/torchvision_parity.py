@@ -1,10 +1,10 @@
-"""Torchvision's Mask R-CNN with random weights against the same weights converted to ours, on photos.
+"""Torchvision's Mask R-CNN and Keypoint R-CNN with random weights against the same converted to ours, on photos.
 
     python benchmarks/torchvision_parity.py --data FOLDER [--pictures 4] [--threads 1]
 
 FOLDER is a COCO data set (default: `coco128` in the folder that MASKRCNN_TEST_DATA names). Both sides see full-size
-pictures, 1000 proposals and 100 detections; then they learn from the first two pictures with the same sampled anchors
-and RoIs, from the objects' bitmaps, with the norms' statistics fixed.
+pictures, 1000 proposals and 100 detections; then the two Mask R-CNN learn from the first two pictures with the same
+sampled anchors and RoIs, from the objects' bitmaps, with the norms' statistics fixed.
 
 Each line gives the largest absolute value on torchvision's side (its scale), the largest difference, and their ratio.
 Both sides round float32 differently, by about 1e-6 of the scale. So a pair may fall either way where two scores, or an
@@ -48,8 +48,12 @@ from maskrcnn.ops.nms import top_k_padded
 from maskrcnn.structures import GtMasks, ImageBatch, Proposals, RasterShape, Target
 from maskrcnn.weights.torchvision import load_torchvision, rename
 
-VERSIONS = {"v1": tv.maskrcnn_resnet50_fpn, "v2": tv.maskrcnn_resnet50_fpn_v2}
-NUM_CLASSES = 91  # background included, as torchvision counts
+VERSIONS = {
+    "maskrcnn_resnet50_fpn": tv.maskrcnn_resnet50_fpn,
+    "maskrcnn_resnet50_fpn_v2": tv.maskrcnn_resnet50_fpn_v2,
+    "keypointrcnn_resnet50_fpn": tv.keypointrcnn_resnet50_fpn,
+}
+NUM_CLASSES = 91  # background included, as torchvision counts; of keypoints 2
 AT_LIMIT = 1e-5
 SAME_BOX = 0.02  # px
 LOSSES = {
@@ -78,10 +82,12 @@ def main() -> None:
         peer = random_peer(VERSIONS[version], options.seed, picture(photos, 0))
         ours = load_torchvision(peer.state_dict())
         table = Table()
+        has_masks = ours.mask_head is not None
         for i in range(options.pictures):
-            compare_detecting(peer, ours, picture(photos, i), table)
-        compare_learning(peer, ours, photos, table)
-        print(f"\nmaskrcnn_resnet50_fpn {version} ({time.perf_counter() - start:.0f} s)")
+            (compare_detecting if has_masks else compare_keypoints)(peer, ours, picture(photos, i), table)
+        if has_masks:
+            compare_learning(peer, ours, photos, table)
+        print(f"\n{version} ({time.perf_counter() - start:.0f} s)")
         table.show()
 
 
@@ -120,7 +126,8 @@ def picture(photos: Dataset, i: int) -> Tensor:
 def random_peer(build: Callable[..., Any], seed: int, image: Tensor) -> Any:
     """Values that a trained network might have: no bias is 0, no norm does nothing, and scores differ."""
     torch.manual_seed(seed)
-    peer = build(weights=None, weights_backbone=None, num_classes=NUM_CLASSES)
+    classes = NUM_CLASSES if build is not tv.keypointrcnn_resnet50_fpn else 2
+    peer = build(weights=None, weights_backbone=None, num_classes=classes)
     for name, module in peer.named_modules():
         if getattr(module, "running_mean", None) is not None:
             damping = 0.2 if name.endswith("bn3") else 1.0  # the sum of residual blocks would grow without bound
@@ -137,8 +144,12 @@ def random_peer(build: Callable[..., Any], seed: int, image: Tensor) -> Any:
         spread(peer.rpn.head.bbox_pred, [peer.rpn.head.bbox_pred(x) for x in hidden], 0.3)
     spread_at_first_call(peer.roi_heads.box_predictor.cls_score, 2.0)
     spread_at_first_call(peer.roi_heads.box_predictor.bbox_pred, 1.0)
-    spread_at_first_call(peer.roi_heads.mask_predictor.mask_fcn_logits, 2.0)
-    steps_of_peer(peer, image)
+    if peer.roi_heads.has_mask():
+        spread_at_first_call(peer.roi_heads.mask_predictor.mask_fcn_logits, 2.0)
+    if peer.roi_heads.has_keypoint():
+        spread_at_first_call(peer.roi_heads.keypoint_predictor.kps_score_lowres, 3.0)
+    with torch.no_grad():
+        peer([image])
     return peer
 
 
@@ -244,6 +255,24 @@ def compare_detecting(peer: Any, ours: MaskRCNN, image: Tensor, table: Table) ->
     table.count("detections of torchvision", len(theirs["boxes"]))
     table.count("detections that ours lacks, or has with another label", len(theirs["boxes"]) - len(rows))
     table.count("detections: pairs of candidates within 1e-5 of a limit", mine["detections at limit"])
+
+
+@torch.no_grad()
+def compare_keypoints(peer: Any, ours: MaskRCNN, image: Tensor, table: Table) -> None:
+    """Whole calls, in the frame of the photo."""
+    (theirs,), (mine,) = peer.eval()([image]), ours.eval()([image])
+    our_rows, rows = same_boxes(mine.boxes, theirs["boxes"])
+    assert mine.keypoints is not None
+    points = mine.keypoints[our_rows]
+    table.compare("detections: boxes, px of the photo", mine.boxes[our_rows], theirs["boxes"][rows])
+    table.compare("detections: scores", mine.scores[our_rows], theirs["scores"][rows])
+    apart = (points[..., :2] - theirs["keypoints"][rows][..., :2]).abs().amax(dim=2)
+    table.compare("detections: keypoints, px of the photo", points[..., :2], theirs["keypoints"][rows][..., :2])
+    table.compare("detections: keypoint scores", points[..., 2], theirs["keypoints_scores"][rows])
+    table.count("detections of torchvision", len(theirs["boxes"]))
+    table.count("detections that ours lacks", len(theirs["boxes"]) - len(rows))
+    table.count("keypoints", apart.numel())
+    table.count("keypoints more than 0.01 px apart: pixels as high as their neighbour", int((apart > 0.01).sum()))
 
 
 def same_boxes(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from maskrcnn.ops.rle import decode
 from maskrcnn.structures import (
     DetectionBatch,
     Detections,
+    GtKeypoints,
     GtMasks,
     ImageBatch,
+    KeypointScheme,
     Masks,
     PolygonShape,
     Proposals,
@@ -55,7 +58,8 @@ def detections(count: int, masks: bool = True) -> Detections:
 
 
 def test_all_are_frozen() -> None:
-    for kind in (ImageBatch, GtMasks, Target, Proposals, SampledRoIs, DetectionBatch, Masks, Detections, PolygonShape):
+    kinds = (ImageBatch, GtMasks, Target, Proposals, SampledRoIs, DetectionBatch, Masks, Detections, PolygonShape)
+    for kind in (*kinds, GtKeypoints, KeypointScheme):
         assert dataclasses.is_dataclass(kind)
         assert kind.__dataclass_params__.frozen
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -205,3 +209,55 @@ def test_saving_goes_by_the_suffix(tmp_path: Path) -> None:
 
 def test_the_picture_is_not_printed() -> None:
     assert "picture" not in repr(dataclasses.replace(detections(0), picture=lambda: np.zeros((1, 1, 3))))
+
+
+# --- keypoints --------------------------------------------------------------------------------------------------------
+
+EARS = KeypointScheme(("nose", "left_ear", "right_ear"), ((1, 2),), ((0, 1), (0, 2)))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"names": ()}, "names: are not keypoints"),
+        ({"names": ("a", "a")}, "names: are not keypoints"),
+        ({"flip_pairs": ((0, 2),)}, r"flip_pairs: no such keypoint; found \(0, 2\); expected positions from 0 to 1"),
+        ({"skeleton": ((-1, 0),)}, "skeleton: no such keypoint"),
+        ({"flip_pairs": ((0, 1), (1, 0))}, "flip_pairs: a keypoint is in two pairs"),
+        ({"flip_pairs": ((1, 1),)}, "flip_pairs: a keypoint is in two pairs"),
+    ],
+)
+def test_impossible_schemes(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=f"KeypointScheme.{words}"):
+        KeypointScheme(**({"names": ("a", "b")} | values))
+
+
+def test_a_mirror_changes_names() -> None:
+    assert (len(EARS), EARS.mirrored) == (3, (0, 2, 1))
+    points = torch.tensor([[[1.0, 2.0, 2.0], [4.0, 5.0, 1.0], [7.0, 8.0, 2.0]]])
+    affine = np.array([[-1.0, 0.0, 10.0], [0.0, 1.0, 0.0]])
+    after = GtKeypoints(points, EARS).moved(affine, (20, 10))
+    assert after.points.tolist() == [[[9, 2, 2], [3, 8, 2], [6, 5, 1]]]
+    assert torch.equal(after.moved(affine, (20, 10)).points, points)
+
+
+def test_chosen_targets_keep_their_keypoints() -> None:
+    points = torch.arange(27, dtype=torch.float32).reshape(3, 3, 3)
+    chosen = dataclasses.replace(target(3), gt_keypoints=GtKeypoints(points, EARS)).chosen(
+        torch.tensor([True, False, True])
+    )
+    assert chosen.gt_keypoints is not None and len(chosen.gt_keypoints) == 2
+    assert torch.equal(chosen.gt_keypoints.points, points[[0, 2]])
+    assert chosen.gt_keypoints.to("meta").points.is_meta
+
+
+@pytest.mark.parametrize(("centre", "x"), [(0.5, 3.25), (0.0, 3.75)])
+def test_coco_records_of_keypoints(centre: float, x: float) -> None:
+    """Files count the centre of the first pixel 0."""
+    points = torch.tensor([[[3.75, 4.5, 0.25], [5.0, 6.0, 0.5]]])
+    scheme = KeypointScheme(("a", "b"), pixel_centre=centre)
+    found = dataclasses.replace(detections(1, masks=False), keypoints=points, keypoint_scheme=scheme)
+    (record,) = found.coco(3)
+    assert record["keypoints"] == [x, 4.5 - centre, 0.25, 5 - centre, 6 - centre, 0.5]
+    assert {"image_id", "category_id", "bbox", "score", "keypoints"} == set(record)
+    assert found.chosen(torch.tensor([False])).coco() == []

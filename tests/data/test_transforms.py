@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from maskrcnn.data.transforms import (
 from maskrcnn.errors import InputError
 from maskrcnn.ops.masks import rasterise
 from maskrcnn.ops.rle import decode
-from maskrcnn.structures import GtMasks, PolygonShape, RasterShape, Target
+from maskrcnn.structures import GtKeypoints, GtMasks, KeypointScheme, PolygonShape, RasterShape, Target
 
 MOVES: list[Transform] = [
     Flip(1.0, 0.0),
@@ -387,3 +388,68 @@ def test_real_masks_stay_on_their_objects() -> None:
         union = np.any(masks_of(after) or [np.zeros(after.size, bool)], axis=0)
         white = picture[..., 0] > 127
         assert (union & white).sum() / max((union | white).sum(), 1) > 0.93
+
+
+# --- keypoints --------------------------------------------------------------------------------------------------------
+
+EARS = KeypointScheme(("nose", "left_ear", "right_ear"), ((1, 2),))
+
+
+def marked(seed: int) -> tuple[np.ndarray, Target]:
+    """A picture of 60 x 80 that is black but for a red, a green and a blue pixel: nose, left and right ear."""
+    picture, random = np.zeros((60, 80, 3), np.uint8), rng(seed)
+    columns, rows = random.choice(80, 3, replace=False), random.choice(60, 3, replace=False)
+    for channel, (column, row) in enumerate(zip(columns, rows, strict=True)):
+        picture[row, column, channel] = 255
+    points = torch.tensor(np.stack([columns + 0.5, rows + 0.5, [2, 1, 2]], axis=1), dtype=torch.float32)[None]
+    box = torch.tensor([[0.0, 0.0, 80.0, 60.0]])
+    target = Target(box, torch.tensor([1]), None, torch.tensor([False]), (60, 80))
+    return picture, replace(target, gt_keypoints=GtKeypoints(points, EARS))
+
+
+@pytest.mark.parametrize("transform", EXACT, ids=str)
+@pytest.mark.parametrize("seed", range(4))
+def test_keypoints_stay_on_their_pixels(transform: Transform, seed: int) -> None:
+    picture, target = transform(*marked(seed), rng(seed))
+    assert target.gt_keypoints is not None
+    for j, (x, y, v) in enumerate(target.gt_keypoints.points[0].tolist()):
+        seen = np.argwhere(picture.any(axis=2) & (picture.argmax(axis=2) == j))
+        swapped = np.argwhere(picture.any(axis=2) & (picture.argmax(axis=2) == (0, 2, 1)[j]))
+        is_mirror = isinstance(transform, Flip) and transform.horizontal != transform.vertical
+        places = swapped if is_mirror else seen
+        assert (v > 0) == len(places)  # what the crop left out is no longer labelled
+        if v:
+            assert [y - 0.5, x - 0.5] == places[0].tolist()
+            assert (v == 1) == (j == (2 if is_mirror else 1))
+
+
+def test_a_crop_takes_the_label_of_what_it_leaves_out() -> None:
+    _, target = marked(0)
+    assert target.gt_keypoints is not None
+    points = torch.tensor([[[0.0, 0.0, 2.0], [20.0, 30.0, 1.0], [20.01, 3.0, 2.0]]])
+    target = replace(target, gt_keypoints=GtKeypoints(points, EARS))
+    cut = moved(target, np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), (30, 20)).gt_keypoints
+    assert cut is not None
+    assert cut.points.tolist() == [[[0, 0, 2], [20, 30, 1], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("transform", MOVES, ids=str)
+def test_keypoints_move_as_boxes_do(transform: Transform) -> None:
+    """Each in a corner of its object's box: whatever is done, and in a whole box, it stays in a corner."""
+    shapes = ShapesDataset(3, size=(90, 120), seed=4, max_objects=4)
+    for i in range(3):
+        picture, target = shapes[i]
+        corners = torch.stack([target.gt_boxes[:, :2], target.gt_boxes[:, 2:]], dim=1)
+        points = torch.cat([corners, torch.full((len(target), 2, 1), 2.0)], dim=2)
+        target = replace(target, gt_masks=None, gt_keypoints=GtKeypoints(points, KeypointScheme(("a", "b"))))
+        _, after = transform(picture, target, rng(i))
+        assert after.gt_keypoints is not None and len(after.gt_keypoints) == len(after)
+        whole = (after.gt_keypoints.points[..., 2] == 2).all(dim=1)
+        low = after.gt_keypoints.points[..., :2].amin(dim=1)
+        high = after.gt_keypoints.points[..., :2].amax(dim=1)
+        assert torch.allclose(torch.cat([low, high], dim=1)[whole], after.gt_boxes[whole], atol=1e-3)
+
+
+def test_a_target_without_keypoints_stays_without() -> None:
+    _, after = Flip(1.0)(np.zeros((40, 60, 3), np.uint8), no_objects(), rng())
+    assert after.gt_keypoints is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,10 +179,19 @@ def test_learning_has_its_own_number_of_proposals(tiny_model: MaskRCNN, tiny_los
 
 
 @pytest.mark.parametrize("crowd", [0, 1, 2])
+@pytest.mark.parametrize("frame", [{}, {"square": 160, "place": "centre", "border": "black"}])
+@pytest.mark.parametrize("corners", ["edges", "centres"])
 def test_each_roi_learns_the_mask_of_its_own_object(
-    tiny_model: MaskRCNN, tiny_losses: LossConfig, crowd: int, monkeypatch: pytest.MonkeyPatch
+    tiny_config: MaskRCNNConfig,
+    tiny_losses: LossConfig,
+    crowd: int,
+    frame: dict[str, Any],
+    corners: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every foreground RoI is an object's own box here, and the target its diamond, whichever object is a crowd."""
+    """Every foreground RoI is an object's own box here, whichever object is a crowd and wherever the picture lies."""
+    rpn = replace(tiny_config.rpn, anchors=replace(tiny_config.rpn.anchors, corners=corners))
+    tiny_model = MaskRCNN(replace(tiny_config, preprocess=replace(tiny_config.preprocess, **frame), rpn=rpn))
 
     def own_boxes(kind: Tensor, count: int, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         foreground, background = sample(kind, count, fraction, generator)
@@ -222,6 +232,28 @@ def test_a_few_steps_lower_the_loss(tiny_model: MaskRCNN, tiny_losses: LossConfi
         total = loss(pictures, targets)["total"]
         optimizer.zero_grad()
         total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.7 * totals[0]
+
+
+def test_learning_in_frames_of_its_own(tiny_config: MaskRCNNConfig, tiny_losses: LossConfig) -> None:
+    """Pictures in the middle, corners in the centres of pixels, levels together, crops instead of RoIAlign."""
+    anchors = replace(tiny_config.rpn.anchors, corners="centres")
+    config = replace(
+        tiny_config,
+        preprocess=replace(tiny_config.preprocess, square=96, place="centre", border="black"),
+        rpn=replace(tiny_config.rpn, anchors=anchors, levels_together=True, cut_to="padded", min_size=0.0),
+        roi_pooler=replace(tiny_config.roi_pooler, method="crop", nearest_level=True),
+    )
+    model = MaskRCNN(config)
+    pictures, targets = batch(model, 2), [target(OBJECTS, seed=1), target(OBJECTS[:2], seed=2)]
+    assert pictures.pixels.shape == (2, 3, 96, 96)
+    loss, optimizer = MaskRCNNLoss(model, tiny_losses), torch.optim.Adam(model.parameters(), lr=1e-2)
+    totals = []
+    for _ in range(15):
+        total = loss(pictures, targets)["total"]
+        assert_all_learn(model, total)
         optimizer.step()
         totals.append(total.item())
     assert totals[-1] < 0.7 * totals[0]

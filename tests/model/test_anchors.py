@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,6 +69,14 @@ def test_strides_of_the_grid_differ_where_the_level_does_not_fit() -> None:
 def test_a_level_without_cells() -> None:
     (anchors,) = make_anchors(AnchorConfig(sizes=((8.0,),)), [(0, 3)], [4], (0, 12), CPU)
     assert anchors.shape == (0, 4)
+
+
+def test_corners_in_the_centres_of_pixels() -> None:
+    """The last pixel's centre lies a whole pixel before its far edge."""
+    edges = AnchorConfig(sizes=((8.0,),), ratios=(0.25, 1.0, 4.0))
+    (of_edges,) = make_anchors(edges, [(3, 4)], [4], (12, 16), CPU)
+    (of_centres,) = make_anchors(replace(edges, corners="centres"), [(3, 4)], [4], (12, 16), CPU)
+    torch.testing.assert_close(of_centres, of_edges - torch.tensor([0.0, 0.0, 1.0, 1.0]))
 
 
 def test_per_cell() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
@@ -183,6 +184,20 @@ def test_where_the_stride_is(stride_in: str, reads_all: bool) -> None:
 
 
 @torch.no_grad()
+def test_pooling_that_begins_at_the_first_pixel() -> None:
+    """TensorFlow's "same": of an even map the border is right and below only, and no window is half outside before."""
+    body = {"layers": (1, 1, 1, 1), "channels": (8, 12, 16, 24)}
+    config = BackboneConfig(name="resnet18", options=body, pool_padding="end")
+    pool = Backbone(config).body.maxpool
+    maps = torch.randn(2, 3, 8, 12)
+    padded = F.pad(maps, (0, 1, 0, 1), value=-torch.inf)
+    expected = torch.stack(
+        [padded[:, :, y : y + 3, x : x + 3].amax(dim=(2, 3)) for y in range(0, 8, 2) for x in range(0, 12, 2)], dim=2
+    )
+    assert torch.equal(pool(maps), expected.unflatten(2, (4, 6)))
+    assert Backbone(config)(torch.randn(1, 3, 64, 96))["c2"].shape[2:] == (16, 24)
+
+
 def test_c5_with_holes() -> None:
     config = BackboneConfig(name="resnet26", options=BOTTLENECKS, norm="batch", levels=("c5",), dilate_c5=True)
     backbone = Backbone(config).eval()
@@ -198,7 +213,9 @@ def test_c5_with_holes() -> None:
     assert conv(dot).abs().sum(1)[0].nonzero().tolist() == [[y, x] for y in (1, 3, 5) for x in (1, 3, 5)]
 
 
-@pytest.mark.parametrize("change", [{"stride_in": "1x1"}, {"dilate_c5": True, "levels": ("c5",)}])
+@pytest.mark.parametrize(
+    "change", [{"stride_in": "1x1"}, {"dilate_c5": True, "levels": ("c5",)}, {"pool_padding": "end"}]
+)
 def test_only_resnets_have_them(change: dict[str, Any]) -> None:
     message = f"backbone.{next(iter(change))}: does not fit this network; found convnext_atto"
     with pytest.raises(InputError, match=message):

@@ -101,6 +101,24 @@ def test_detections_equal_a_loop(
         assert_equal_rows(found, image, detections_by_hand(out, rois, image, size, config))
 
 
+def test_only_the_best_class_of_each_roi() -> None:
+    """Where that is background there is no detection, however sure the next class is."""
+    config = replace(CONFIG, best_class_only=True, score_threshold=0.2, nms_iou=1.0, max_detections=100, min_size=0.0)
+    rois, out = proposals(2, 50, torch.rand(2, 50) > 0.2), outputs(100, 4)
+    found = select_detections(out, rois, of_sizes(torch.tensor(SIZES)), CODER, config)
+    scores, labels = out.class_logits.softmax(1).unflatten(0, (2, 50)).max(dim=2)
+    for image in (0, 1):
+        wanted = rois.valid[image] & (labels[image] > 0) & (scores[image] > 0.2)
+        order = scores[image][wanted].argsort(descending=True)
+        assert found.valid[image].sum() == wanted.sum() > 0
+        assert torch.equal(found.labels[image][found.valid[image]], labels[image][wanted][order])
+        torch.testing.assert_close(found.scores[image][found.valid[image]], scores[image][wanted][order])
+    everything = replace(config, best_class_only=False)
+    assert (
+        select_detections(out, rois, of_sizes(torch.tensor(SIZES)), CODER, everything).valid.sum() > found.valid.sum()
+    )
+
+
 def test_class_agnostic_nms_suppresses_more() -> None:
     rois, out, sizes = proposals(1, 60), outputs(60, 3), torch.tensor(SIZES[:1])
     config = replace(CONFIG, nms_iou=0.3, max_detections=1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from maskrcnn.errors import InputError
 from maskrcnn.model.preprocess import Preprocess, PreprocessConfig
 from maskrcnn.ops.contrast import stretch
+from maskrcnn.ops.resize_skimage import resize_skimage
 
 NATIVE = PreprocessConfig(shortest=None)
 
@@ -44,6 +46,17 @@ def normalised(image: Tensor) -> np.ndarray:
         ({"scale": 2.0}, (37, 53), None, (74, 106)),
         ({"scale": 0.5}, (37, 53), None, (19, 27)),  # 18.5 and 26.5: halves go up
         ({"scale": 2.0}, (100, 1000), None, (133, 1333)),
+        ({"scale": 0.5, "rounding": "even"}, (37, 53), None, (18, 26)),  # 18.5 and 26.5: to the even side
+        ({"min_scale": 1.0}, (900, 1200), None, (900, 1200)),  # never made smaller ...
+        ({"min_scale": 1.0}, (900, 1600), None, (750, 1333)),  # ... unless it is too long
+        ({"min_scale": 3.0}, (400, 400), None, (1200, 1200)),
+        ({"min_scale": 1.0}, (900, 1200), 450, (450, 600)),  # what is asked for wins
+        ({"longest": None}, (100, 1000), None, (800, 8000)),
+        ({"longest": None}, (100, 1000), 50, (50, 500)),
+        ({"longest": 1024, "rounding": "even"}, (625, 800), None, (800, 1024)),
+        ({"longest": 1024, "rounding": "even"}, (1000, 1280), None, (800, 1024)),
+        ({"longest": 1024, "rounding": "even"}, (10000, 12803), None, (800, 1024)),  # 1024.24 is not too long
+        ({"longest": 1024, "rounding": "even"}, (10000, 12810), None, (799, 1024)),  # 1024.8 is: 799.4
         ({}, (480, 640), 400, (400, 533)),
         ({"scale": 2.0}, (480, 640), 400, (400, 533)),  # what is asked for wins over the config
         ({}, (480, 640), 1600, (1600, 2133)),  # the longer side's limit grows along: 2666
@@ -197,3 +210,29 @@ def test_resampling_by_pillow_is_pillows(height: int, width: int) -> None:
     assert torch.allclose(pixels.permute(1, 2, 0), torch.from_numpy(expected).float(), atol=1e-3)
     floats = Preprocess(config)([torch.from_numpy(picture).permute(2, 0, 1) / 255]).pixels[0]
     assert torch.equal(floats, pixels)  # float pictures are rounded to 8 bits first
+
+
+@pytest.mark.parametrize(("size", "top", "left"), [((64, 64), 0, 0), ((40, 64), 12, 0), ((37, 20), 13, 22)])
+def test_a_square_with_the_picture_in_the_middle_and_black_around_it(
+    size: tuple[int, int], top: int, left: int
+) -> None:
+    config = replace(NATIVE, square=60, divisor=64, place="centre", border="black")
+    image = picture(*size)
+    whole = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    whole[:, top : top + size[0], left : left + size[1]] = image
+    batch = Preprocess(config)([image])
+    assert batch.image_sizes.tolist() == [list(size)]
+    torch.testing.assert_close(batch.pixels[0].numpy(), normalised(whole).astype(np.float32), atol=1e-5, rtol=1e-5)
+
+
+def test_a_square_grows_with_a_larger_picture() -> None:
+    config = replace(NATIVE, square=64, divisor=64)
+    assert Preprocess(config)([picture(20, 70)]).pixels.shape == (1, 3, 64, 128)
+
+
+def test_bytes_of_scikit_image() -> None:
+    image = picture(30, 40)
+    config = PreprocessConfig(shortest=51, resampling="skimage")
+    batch = Preprocess(config)([image])
+    expected = normalised(resize_skimage(image, 51, 68)).astype(np.float32)
+    torch.testing.assert_close(batch.pixels[0, :, :51, :68].numpy(), expected, atol=1e-5, rtol=1e-5)

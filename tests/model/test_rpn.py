@@ -88,6 +88,18 @@ def test_proposals_equal_a_loop(nms_iou: float, min_size: float, post_nms_top_n:
         assert_equal_rows(found, image, proposals_by_hand(out, image, size, config))
 
 
+@pytest.mark.parametrize("pre_nms_top_n", [60, 1000])
+def test_levels_together_equal_a_loop_over_one_list(pre_nms_top_n: int) -> None:
+    config = replace(CONFIG, pre_nms_top_n=pre_nms_top_n, post_nms_top_n=1000, levels_together=True)
+    out, size = outputs(2), [32.0, 48.0]
+    found = propose(out, of_sizes(torch.tensor([size] * 2)), config)
+    one = RPNOutputs([torch.cat(out.logits, 1)], [torch.cat(out.deltas, 1)], [torch.cat(out.anchors)])
+    for image in (0, 1):
+        assert_equal_rows(found, image, proposals_by_hand(one, image, size, config))
+    apart = propose(out, of_sizes(torch.tensor([size] * 2)), replace(config, levels_together=False))
+    assert apart.valid.sum() > found.valid.sum()  # boxes of two levels have suppressed one another
+
+
 def test_one_picture_gives_the_same_as_in_a_batch() -> None:
     out, sizes = outputs(3), torch.tensor([[32.0, 48.0], [20.0, 48.0], [32.0, 30.0]])
     together = propose(out, of_sizes(sizes), CONFIG)

@@ -12,7 +12,7 @@ from PIL import Image
 from maskrcnn.errors import InputError
 from maskrcnn.ops.draw import draw_detections, draw_target, palette, side_by_side
 from maskrcnn.ops.rle import decode
-from maskrcnn.structures import Detections, GtMasks, Masks, PolygonShape, Target
+from maskrcnn.structures import Detections, GtKeypoints, GtMasks, KeypointScheme, Masks, PolygonShape, Target
 
 SIZE = (80, 120)
 
@@ -164,3 +164,42 @@ def test_other_formats_and_missing_pictures_are_refused(tmp_path: Path) -> None:
         _found(1).save(tmp_path / "out.bmp")
     with pytest.raises(InputError, match="no picture"):
         _found(1).save(tmp_path / "out.png")
+
+
+# --- keypoints --------------------------------------------------------------------------------------------------------
+
+TRIANGLE = KeypointScheme(("a", "b", "c"), skeleton=((0, 1), (1, 2)))
+
+
+def _with_points(points: list[list[float]], centre: float = 0.5) -> Detections:
+    found = replace(_found(1, with_masks=False), boxes=torch.tensor([[10.0, 30, 60, 70]]))
+    return replace(found, keypoints=torch.tensor([points]), keypoint_scheme=replace(TRIANGLE, pixel_centre=centre))
+
+
+@pytest.mark.parametrize("centre", [0.5, 0.0])
+def test_keypoints_are_dots_joined_by_their_scheme(centre: float) -> None:
+    found = _with_points([[20.0 + centre, 40 + centre, 0.9], [20 + centre, 60 + centre, 0.3], [50, 60, 0.0]], centre)
+    drawn = draw_detections(_grey(), found)
+    plain = draw_detections(_grey(), replace(found, keypoints=None))
+    changed = (drawn != plain).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (38, 62, 18, 22)  # dots of 5 px, centred
+    assert (drawn[[40, 60], 20] == palette(1)[0]).all()
+    assert (drawn[43:58, 20] == palette(1)[0]).all()  # the line between; the third point is too doubtful for one
+    assert not drawn[[38, 62], 20].any()  # the dots' rims
+
+
+def test_labelled_keypoints_of_the_truth_are_dots_or_rings() -> None:
+    points = torch.tensor([[[20.5, 40.5, 2.0], [40.5, 40.5, 1.0], [50.5, 60.5, 0.0]]])
+    target = Target(
+        torch.tensor([[10.0, 30, 60, 70]]),
+        torch.tensor([1]),
+        None,
+        torch.tensor([False]),
+        SIZE,
+        gt_keypoints=GtKeypoints(points, replace(TRIANGLE, skeleton=())),
+    )
+    drawn = draw_target(_grey(), target, ["cell"])
+    changed = (drawn != draw_target(_grey(), replace(target, gt_keypoints=None), ["cell"])).any(axis=2)
+    assert changed[40, 20] and not changed[40, 40] and not changed[60, 50]  # full, hollow, not there
+    assert (drawn[40, 42] == palette(1)[0]).all()

@@ -1,4 +1,4 @@
-"""Pickles that would do harm if they were run, pickles put together by hand, and a look at the memory of the process."""
+"""Pickles that would do harm if they were run, pickles put together by hand, and the memory of the process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-# --- harm: each of these leaves a file behind if it is run --------------------------------------------------------------
+# --- harm: each of these leaves a file behind if it is run ------------------------------------------------------------
 
 
 class Calls:
@@ -68,7 +68,7 @@ HARM: dict[str, tuple[str, Callable[[Path], Any]]] = {
 }
 
 
-# --- pickles by hand ----------------------------------------------------------------------------------------------------
+# --- pickles by hand --------------------------------------------------------------------------------------------------
 
 
 def asks(name: str) -> bytes:
@@ -95,7 +95,7 @@ def text(content: str) -> bytes:
     return b"X" + struct.pack("<I", len(content.encode())) + content.encode()
 
 
-# --- memory -------------------------------------------------------------------------------------------------------------
+# --- memory -----------------------------------------------------------------------------------------------------------
 
 
 def peak_memory(work: Callable[[], object]) -> int:

@@ -4,7 +4,7 @@ A fixture is `fixtures/mmdetection/NAME.npz`:
 
     about             JSON: tensors (name to shape), config (MMDetection's, as the text of one file), classes (names),
                       roles and seed of the weights, versions (of MMDetection, MMCV, OpenCV, torch)
-    PICTURE.boxes     (D, 4) float32, and .scores (D,), .labels (D,) 0..K-1, as MMDetection's inference_detector gave them
+    PICTURE.boxes     (D, 4) float32, and .scores (D,), .labels (D,) 0..K-1, as `inference_detector` gave them
     PICTURE.masks     (C, M, M) uint16: probabilities * 65535 of the detections PICTURE.chosen (C,)
     PICTURE.areas     (D,) int32: pixels of each whole mask
 """

@@ -16,11 +16,12 @@ from maskrcnn.weights import class_names
 from maskrcnn.weights.content import Content, Converted, Settings
 from maskrcnn.weights.detectron2 import convert, recognises
 from maskrcnn.weights.detectron2_settings import read_config
+from maskrcnn.weights.opening import open_content
 
 from . import detectron2_fixture as fixtures
 from .seeded import seeded_state
 
-FAST = ("keypoints", "r50-c4", "r50-fpn", "r50-fpn-gn")
+FAST = ("cascade", "keypoints", "r50-c4", "r50-fpn", "r50-fpn-gn")
 
 
 def slow_but(names: list[str]) -> list[Any]:
@@ -185,6 +186,16 @@ def test_another_depth_is_refused() -> None:
     tensors = {name: tensor for name, tensor in empty("r50-fpn").items() if ".res4.5." not in name}
     with pytest.raises(InputError, match=r"unknown ResNet; found stages of \(3, 4, 5, 3\) blocks"):
         convert(Content(tensors), None)
+
+
+def test_a_tensor_short_is_no_detector() -> None:
+    tensors = empty("r50-fpn")
+    del tensors["backbone.fpn_output3.bias"]
+    tensors["roi_heads.mask_head.deconv.weight"] = torch.zeros(256, 128, 2, 2)
+    with pytest.raises(
+        InputError, match=r"\(2\): fpn.output.p3.conv.bias: is missing.*mask_head.deconv.weight: does not fit"
+    ):
+        open_content(Content(tensors))
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ def presets_own(metavar: str) -> Any:
 Whole = Annotated[int | None, presets_own("INT")]
 Number = Annotated[float | None, presets_own("FLOAT")]
 Numbers = Annotated[tuple[float, ...] | None, presets_own("FLOAT FLOAT ...")]
-Preset = Literal["nano", "r50-fpn", "r101-fpn", "r50-c4", "r50-dc5", "cascade-r50-fpn"]  # as in model/presets.py
+Preset = Literal[  # as in model/presets.py
+    "nano", "r50-fpn", "r101-fpn", "r50-c4", "r50-dc5", "cascade-r50-fpn", "keypoint-r50-fpn"
+]
 Flag = Annotated[Literal["true", "false"] | None, presets_own("{true,false}")]
 
 

@@ -126,7 +126,7 @@ def _table_of_averages(evaluation: Evaluation) -> Table:
     headings = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR")
     for heading in ("at most", *headings):
         table.add_column(heading, justify="right")
-    kinds = [("boxes", evaluation.box), ("masks", evaluation.mask), ("keypoints (OKS)", evaluation.keypoint)]
+    kinds = [("boxes", evaluation.box), ("masks", evaluation.mask), ("points", evaluation.keypoint)]
     for kind, scores in kinds:
         for at in [] if scores is None else map(scores.at, scores.max_detections):
             table.add_row(kind, str(at.max_detections[0]), *(_shown(getattr(at, name)) for name in AVERAGES))

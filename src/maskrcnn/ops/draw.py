@@ -28,7 +28,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _FILL = 0.4  # opacity of a mask
 _MOST_LABELS = 30  # beyond this names would hide the objects, and boxes are drawn faintly
 _CROWDED_BOX = 0.45  # opacity of boxes then
-_LEAST_POINT = 0.05  # score of a keypoint that is drawn
+_LEAST_POINT = 0.01  # score of a keypoint that is drawn: thirty times that of a heat map that says nothing
 _GOLDEN_ANGLE = 137.508  # degrees; hues that follow each other stay far apart however many there are
 
 
@@ -51,7 +51,7 @@ class _Object:
 def draw_detections(picture: np.ndarray, found: Detections, *, score_threshold: float = 0.0) -> np.ndarray:
     """A copy of the picture with each detection's mask, outline, box and "name score", each in its own colour.
 
-    Keypoints of a score of at least 0.05 are dots, joined by the lines of their scheme.
+    Keypoints of a score of at least 0.01 are dots, joined by the lines of their scheme.
 
     Args:
         picture: (H, W, 3) uint8, the size of `found.size`.
@@ -65,8 +65,9 @@ def draw_detections(picture: np.ndarray, found: Detections, *, score_threshold: 
     rles: list[RLE] | list[None] = [None] * len(found) if found.masks is None else found.masks.rle()
     boxes, scores = found.boxes.tolist(), found.scores.tolist()
     texts = [f"{name} {score:.2f}" for name, score in zip(found.names, scores, strict=True)]
-    points = _points(found.keypoints, found.keypoint_scheme, len(found), _LEAST_POINT)
-    lines = () if found.keypoint_scheme is None else found.keypoint_scheme.skeleton
+    scheme = None if found.keypoints is None else found.keypoint_scheme
+    points = _points(found.keypoints, scheme, len(found), _LEAST_POINT)
+    lines = () if scheme is None else scheme.skeleton
     objects = [
         _Object(tuple(box), rle, text, dots, lines)
         for box, rle, text, dots in zip(boxes, rles, texts, points, strict=True)

@@ -62,7 +62,8 @@ def adapt_keypoints(model: MaskRCNN, scheme: KeypointScheme) -> tuple[MaskRCNN, 
             if source is not None:
                 mine.weight[:, j], mine.bias[j] = theirs.weight[:, source], theirs.bias[source]
     made = [name for name, source in zip(new, sources, strict=True) if source is None]
-    return adapted, [f"{len(new) - len(made)} keypoints kept, {len(made)} made anew: {_listed(made)}"]
+    note = f"{len(new) - len(made)} keypoints kept" + (f", {len(made)} made anew: {_listed(made)}" if made else "")
+    return adapted, [note]
 
 
 def _replace_rows(adapted: MaskRCNN, model: MaskRCNN, kept: Sequence[tuple[int, int]]) -> list[str]:

@@ -163,7 +163,7 @@ def starting_model(
         model = _new_model(config, pretrained_backbone)
     if model.config.keypoint_head is not None and keypoints is not None:
         pairs = len(keypoints.flip_pairs)
-        notes.append(f"keypoints: {len(keypoints)}; by their names {pairs} pairs change places in a mirror")
+        notes.append(f"keypoints: {len(keypoints)}, pairs that change places in a mirror: {pairs}")
     if scale is not None:
         model.config = replace(model.config, preprocess=replace(model.config.preprocess, scale=scale))
         model.preprocess.config = model.config.preprocess

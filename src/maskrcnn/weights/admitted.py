@@ -3,268 +3,34 @@
 No class or function of the tables below is ever the real one: a pickle that asks for `builtins.getattr` gets
 `_attribute`, which joins two names, and one that asks for a config class of yacs gets a dict. Whatever stands in no
 table is refused by name when it is asked for, before anything is made of it.
-
-What is made first is a `Leaf` where more is to come: the state of an array, the bytes of a tensor, which in the older
-format of torch.save stand after the pickle. `Leaf.plain` gives the value in the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.mapped import MAX_DIMS, array, flat, num_bytes, numbers
+from maskrcnn.weights.leaves import (
+    Array,
+    Global,
+    NumberType,
+    Raw,
+    Stand,
+    Storage,
+    View,
+    key,
+    printable,
+    raw,
+    sides,
+    text,
+)
+from maskrcnn.weights.mapped import array
 
 EXPECTED = "tensors, arrays, containers and plain values, since nothing in a file is run"
-
-_ROOM = 1 << 24  # bytes that a tensor may name beyond those of its storage: small ones may be expanded, none absurdly
-
-Load = Callable[["Storage"], Tensor]  # a storage's bytes, (n,) uint8, exactly as many as it claims
-
-
-class Leaf:
-    """What a pickle has made and what becomes plain once all of it is read."""
-
-    def build(self, state: object) -> None:
-        """Take the state that the pickle sets."""
-        raise InputError("sets the state of what has none", found=type(self).__name__)
-
-    def plain(self, load: Load) -> Any:
-        raise NotImplementedError
-
-
-# --- leaves -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Raw(Leaf):
-    """Bytes where they stand in the file. maybe_text: from a `str` of Python 2, which may be either."""
-
-    view: memoryview
-    maybe_text: bool = False
-
-    @cached_property
-    def flat(self) -> Tensor:
-        """As a tensor: one, however many arrays share the bytes."""
-        return flat(self.view)
-
-    def value(self) -> bytes | str:
-        content = bytes(self.view)
-        if self.maybe_text:
-            try:
-                return content.decode("utf-8")
-            except UnicodeDecodeError:
-                pass
-        return content
-
-    def plain(self, load: Load) -> bytes | str:
-        return self.value()
-
-
-@dataclass(frozen=True, eq=False)
-class Global(Leaf):
-    """A name that a pickle asked for. make: what a call of it gives; None where it is a value and no call."""
-
-    name: str
-    make: Callable[..., Any] | None = None
-    dtype: torch.dtype | None = None  # of a storage class, or the dtype itself
-
-    def plain(self, load: Load) -> str:
-        return self.name
-
-
-class Stand(dict[Any, Any]):
-    """In place of an object of a harmless class: its items, or the fields that its state sets.
-
-    fields: whether the state is its content. Subclasses of dict keep their content as items, and only
-    housekeeping in their state.
-    """
-
-    __slots__ = ("fields",)
-
-    def __init__(self, fields: bool) -> None:
-        super().__init__()
-        self.fields = fields
-
-    def build(self, state: object) -> None:
-        if not self.fields:
-            return
-        parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)  # __dict__, and __slots__
-        for part in parts:
-            self.update(part if isinstance(part, dict) else {} if part is None else {"state": part})
-
-
-@dataclass(eq=False)
-class NumberType(Leaf):
-    """A numpy dtype. code: "f4". order: of bytes, "<", "=" or "|"."""
-
-    code: str
-
-    _DTYPES = {
-        "b1": torch.bool,
-        "i1": torch.int8,
-        "i2": torch.int16,
-        "i4": torch.int32,
-        "i8": torch.int64,
-        "u1": torch.uint8,
-        "u2": torch.uint16,
-        "u4": torch.uint32,
-        "u8": torch.uint64,
-        "f2": torch.float16,
-        "f4": torch.float32,
-        "f8": torch.float64,
-        "c8": torch.complex64,
-        "c16": torch.complex128,
-    }
-
-    def build(self, state: object) -> None:
-        """(version, byte order, subtype, names, fields, item size, alignment, flags, ...), as numpy writes it."""
-        if not isinstance(state, tuple) or len(state) < 5:
-            raise TypeError
-        order = text(state[1])
-        if order == ">":
-            raise InputError("array of big-endian numbers", found=f">{self.code}", expected="little-endian")
-        if order not in ("<", "=", "|") or any(part is not None for part in state[2:5]):
-            raise InputError("array of no plain numbers", found=f"a structured {self.code}")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        if self.code not in self._DTYPES:
-            kind = {"O": "Python objects", "S": "text", "U": "text", "V": "records"}.get(
-                self.code[:1], "no plain numbers"
-            )
-            raise InputError(f"array of {kind}", found=f"dtype {self.code}", expected="numbers")
-        return self._DTYPES[self.code]
-
-    def plain(self, load: Load) -> str:
-        return str(self._DTYPES.get(self.code, self.code)).removeprefix("torch.")
-
-
-class Array(Leaf):
-    """A numpy array, empty until its state is set. It becomes a tensor over the same bytes."""
-
-    def __init__(self) -> None:
-        self.content: tuple[torch.dtype, tuple[int, ...], tuple[int, ...], Raw] | None = None
-
-    def build(self, state: object) -> None:
-        """(version, shape, dtype, whether in Fortran's order, bytes); the first numpys wrote no version."""
-        if not isinstance(state, tuple) or len(state) not in (4, 5):
-            raise TypeError
-        shape, kind, fortran, data = state[-4:]
-        self.fill(kind, shape, data, fortran=bool(fortran))
-
-    def fill(self, kind: object, shape: object, data: object, *, fortran: bool = False, axes: object = None) -> None:
-        """Take the content. axes: axis i of the array is axis axes[i] of `shape`, which is as in memory."""
-        if not isinstance(kind, NumberType):
-            raise TypeError
-        stored, order = sides(shape), tuple(range(len(sides(shape))))
-        if fortran:
-            stored, order = stored[::-1], order[::-1]
-        elif axes is not None:
-            if sorted(sides(axes)) != list(order):
-                raise TypeError
-            order = sides(axes)
-        self.content = kind.dtype, stored, order, raw(data)
-
-    def plain(self, load: Load) -> Tensor:
-        if self.content is None:
-            raise InputError("array without content")
-        dtype, stored, order, data = self.content
-        return array(data.flat, dtype, stored).permute(order)
-
-
-@dataclass(frozen=True, eq=False)
-class Storage(Leaf):
-    """The memory of tensors. Several may share one, as tied weights do.
-
-    key: its name in the file. count: numbers in the whole. first, length: the part that is meant, in numbers.
-    """
-
-    key: str
-    dtype: torch.dtype
-    count: int
-    first: int
-    length: int
-
-    @property
-    def num_bytes(self) -> int:
-        return self.count * self.dtype.itemsize
-
-    def plain(self, load: Load) -> Tensor:
-        return numbers(self.part(load), self.dtype)
-
-    def part(self, load: Load) -> Tensor:
-        item = self.dtype.itemsize
-        return load(self)[self.first * item : (self.first + self.length) * item]
-
-
-@dataclass(frozen=True, eq=False)
-class View(Leaf):
-    """A tensor: numbers of a storage, from `offset` on, `stride` apart along each axis."""
-
-    storage: Storage
-    dtype: torch.dtype
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        room = self.storage.length * self.storage.dtype.itemsize
-        wanted = num_bytes(self.size, self.dtype)
-        if len(self.size) != len(self.stride) or min(self.stride, default=0) < 0:
-            raise InputError("impossible tensor", found=f"{list(self.size)} with strides {list(self.stride)}")
-        last = self.offset + sum((side - 1) * step for side, step in zip(self.size, self.stride, strict=True))
-        if wanted and (last + 1) * self.dtype.itemsize > room:
-            found = f"{list(self.size)} with strides {list(self.stride)} from {self.offset} in {room} bytes"
-            raise InputError("tensor larger than its storage", found=found)
-        if wanted > max(room, _ROOM):
-            raise InputError("tensor of absurd size", found=f"{list(self.size)} of {self.dtype} in {room} bytes")
-
-    def plain(self, load: Load) -> Tensor:
-        if 0 in self.size:
-            return torch.empty(self.size, dtype=self.dtype)
-        return torch.as_strided(numbers(self.storage.part(load), self.dtype), self.size, self.stride, self.offset)
-
-
-# --- arguments --------------------------------------------------------------------------------------------------------
-# Where one is not as it should be, a TypeError: the caller names whose argument it was.
-
-
-def text(value: object) -> str:
-    found = value.value() if isinstance(value, Raw) else value
-    if not isinstance(found, str):
-        raise TypeError
-    return found
-
-
-def raw(value: object) -> Raw:
-    if not isinstance(value, Raw):
-        raise TypeError
-    return value
-
-
-def sides(value: object) -> tuple[int, ...]:
-    """A shape, strides, or an order of axes."""
-    if not isinstance(value, tuple) or len(value) > MAX_DIMS or not all(type(side) is int for side in value):
-        raise TypeError
-    return value
-
-
-def key(value: object) -> Any:
-    """A key of a dict or an item of a set: a plain value, or a tuple of such."""
-    found = value.value() if isinstance(value, Raw) else value.name if isinstance(value, Global) else value
-    if found is None or type(found) in (str, bytes, int, float, bool, complex):
-        return found
-    if type(found) is tuple and len(found) <= MAX_DIMS and not any(isinstance(part, tuple) for part in found):
-        return tuple(key(part) for part in found)
-    raise InputError("is no key of a dict", found=type(found).__name__, expected="text or a number")
 
 
 def _whole(value: object) -> int:
@@ -395,7 +161,7 @@ def _scalar(kind: object, data: object) -> Any:
     if not isinstance(kind, NumberType):
         raise TypeError
     dtype = kind.dtype
-    return array(raw(data).flat, dtype, ()).item()
+    return array(raw(data).bools if dtype == torch.bool else raw(data).flat, dtype, ()).item()
 
 
 # torch
@@ -419,7 +185,9 @@ def _tensor_v3(
     kind: object,
     *more: object,
 ) -> View:
-    if not isinstance(storage, Storage) or not isinstance(kind, Global) or kind.dtype is None or len(more) > 1:
+    if not isinstance(storage, Storage) or not isinstance(kind, Global) or len(more) > 1:
+        raise TypeError
+    if kind.dtype is None or kind.dtype == torch.bool:  # which has a storage of its own
         raise TypeError
     _require_plain_marks(more)
     return View(storage, kind.dtype, _whole(offset), sides(size), sides(stride))
@@ -567,8 +335,3 @@ def find(module: str, name: str) -> Global:
     if owner in _STANDS:  # protocol 4 names so what stands within a class
         return Global(f"{owner}.{attribute[:100]}")
     raise InputError(f"asks for {printable(f'{module}.{name}')}", expected=EXPECTED)
-
-
-def printable(name: object) -> str:
-    """A name from a file, fit for a message."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(name)[:200])

@@ -18,6 +18,8 @@ from maskrcnn.weights.content import Settings
 
 T = TypeVar("T")
 
+ZOO = "as in Detectron2's zoo"  # why a value was assumed: its networks of this layout have it
+
 _BASE = "_BASE_"  # names the file or files that a config builds on
 _UNTOLD = object()
 

@@ -22,13 +22,15 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.admitted import printable
+from maskrcnn.weights.leaves import printable
 from maskrcnn.weights.mapped import MAX_DIMS, array, flat, num_bytes
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
+_NEWER = "is HDF5 of a newer layout than Keras writes"
 _NOWHERE = 2**64 - 1  # the undefined address
 _MAX_OBJECTS = 100_000
+_MAX_MESSAGES = 1_000_000
 _MAX_NAME = 1024  # bytes
 _MAX_DEPTH = 32  # groups within one another
 
@@ -60,17 +62,10 @@ def read_hdf5(data: memoryview) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Errors: `InputError`, without the file's name: for a damaged file, for links to other files, arrays stored in other
     files, virtual ones, compressed ones, numbers that are big-endian or no plain numbers, each by its path.
     """
-    file = _File(data)
-    root = file.root()
-    extras = file.attributes(root)
-    links = list(file.links(root, ""))
-    if whole := dict(links).get("model_weights"):
-        weights = file.header(whole)
-        extras |= file.attributes(weights)
-        links = list(file.links(weights, "model_weights/"))
-    tensors: dict[str, Tensor] = {}
-    file.collect(links, "", tensors)
-    return tensors, extras
+    try:
+        return _File(data).read()
+    except (struct.error, IndexError, RecursionError) as error:
+        raise _damaged(str(error)) from error
 
 
 class _Message(NamedTuple):
@@ -95,7 +90,22 @@ class _File:
         self.data = data
         self.seen: set[tuple[str, int]] = set()
         self.claimed = 0  # bytes of all arrays
+        self.messages = 0
+        self.texts = 0  # bytes of all texts that stand elsewhere
+        self.heaps: dict[int, dict[int, memoryview]] = {}
         self.arrays: dict[int, Tensor] = {}  # by address of the header: two names of one array share it
+
+    def read(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        root = self.root()
+        extras = self.attributes(root)
+        links = list(self.links(root, ""))
+        if whole := dict(links).get("model_weights"):
+            weights = self.header(whole)
+            extras |= self.attributes(weights)
+            links = list(self.links(weights, "model_weights/"))
+        tensors: dict[str, Tensor] = {}
+        self.collect(links, "", tensors)
+        return tensors, extras
 
     # bytes
 
@@ -119,7 +129,7 @@ class _File:
         version, offsets, lengths = self.at(8, 1)[0], self.at(13, 1)[0], self.at(14, 1)[0]
         if version > 1:
             found, expected = f"superblock {version}", "0 or 1"
-            raise InputError("is HDF5 of a newer layout than Keras writes", found=found, expected=expected)
+            raise InputError(_NEWER, found=found, expected=expected)
         if (offsets, lengths) != (8, 8):
             raise _damaged(f"addresses of {offsets} bytes")
         start = 24 + 4 * version
@@ -131,6 +141,8 @@ class _File:
     # object headers (IV.A.1.a)
 
     def header(self, address: int) -> list[_Message]:
+        if bytes(self.data[address : address + 4]) == b"OHDR":
+            raise InputError(_NEWER, found="object headers of version 2")
         if self.at(address, 1)[0] != 1:
             raise _damaged(f"no object at {address}")
         (count,) = self.fields("<H", address + 2)
@@ -150,6 +162,9 @@ class _File:
                 if kind == _CONTINUATION:
                     blocks.append(struct.unpack_from("<2Q", content))
                 messages.append(_Message(kind, content))
+                self.messages += 1
+                if self.messages > _MAX_MESSAGES:
+                    raise _damaged("too much")
                 at += 8 + size
         return messages
 
@@ -167,9 +182,7 @@ class _File:
                 flags = message.content[1]
                 (dense,) = struct.unpack_from("<Q", message.content, 10 if flags & 1 else 2)
                 if dense != _NOWHERE:
-                    raise InputError(
-                        "is HDF5 of a newer layout than Keras writes", field=path or "/", found="dense links"
-                    )
+                    raise InputError(_NEWER, field=path or "/", found="dense links")
 
     def symbols(self, tree: int, heap: memoryview, path: str) -> Iterator[tuple[str, int]]:
         self.once("a tree", tree)
@@ -219,7 +232,13 @@ class _File:
         if depth > _MAX_DEPTH:
             raise InputError("is nested too deeply", field=path[:80])
         for name, address in links:
-            if not name or "/" in name or len(path) + len(name) > _MAX_NAME or path + name in into:
+            if (
+                not name
+                or "/" in name
+                or not name.isprintable()
+                or len(path) + len(name) > _MAX_NAME
+                or path + name in into
+            ):
                 raise InputError("impossible name", field=path or "/", found=printable(name))
             found = self.header(address)
             kinds = {message.kind for message in found}
@@ -256,7 +275,10 @@ class _File:
         self.claimed += size
         if self.claimed > len(self.data):
             raise InputError("is of absurd size", field=path, found=f"{list(shape)} in {len(self.data)} bytes")
-        return array(flat(self.stored(layout, size, path)), found_type.dtype, shape)
+        content = self.stored(layout, size, path)
+        if len(content) != size:
+            raise InputError("is truncated or damaged", field=path, found=f"{len(content)} bytes", expected=f"{size}")
+        return array(flat(content), found_type.dtype, shape)
 
     def stored(self, layout: memoryview, size: int, path: str) -> memoryview:
         """The bytes of an array, in the header itself (compact) or in one piece elsewhere (contiguous)."""
@@ -292,35 +314,47 @@ class _File:
         count = 1
         for side in shape or ():
             count *= side
-        if shape is None or len(shape) > 1 or count * kind.size > len(content) - at:
+        content = content[at : at + count * kind.size]
+        if shape is None or len(shape) > 1 or not kind.size or len(content) < count * kind.size:
             return name, None
-        items = [content[at + i * kind.size : at + (i + 1) * kind.size] for i in range(count)]
-        values = [self.value(item, kind) for item in items]
-        return name, values if shape else values[0]
+        if kind.dtype is not None:
+            return name, array(flat(memoryview(bytes(content))), kind.dtype, shape).tolist()
+        if kind.text is None:
+            return name, None
+        items = [content[i * kind.size : (i + 1) * kind.size] for i in range(count)]
+        texts = [self.text(item, kind) for item in items]
+        return name, texts if shape else texts[0]
 
-    def value(self, item: memoryview, kind: _Type) -> Any:
-        if kind.text is not None:
-            text = bytes(item) if kind.text else self.global_text(item)
-            return text.split(b"\0", 1)[0].decode("utf-8", "replace")
-        return None if kind.dtype is None else array(flat(memoryview(bytes(item))), kind.dtype, ()).item()
+    def text(self, item: memoryview, kind: _Type) -> str:
+        content = bytes(item) if kind.text else self.global_text(item)
+        return content.split(b"\0", 1)[0].decode("utf-8", "replace")
 
     def global_text(self, reference: memoryview) -> bytes:
         """A text that stands in a global heap (III.E): its length, the heap's address, and its number there."""
         length, address, number = struct.unpack("<IQI", reference)
-        if not length:
-            return b""
+        self.texts += length
+        if self.texts > len(self.data):
+            raise _damaged("texts longer than the file")
+        text = self.global_heap(address).get(number, memoryview(b"")) if length else memoryview(b"")
+        if len(text) < length:
+            raise _damaged(f"no text {number} in the heap at {address}")
+        return bytes(text[:length])
+
+    def global_heap(self, address: int) -> dict[int, memoryview]:
+        if address in self.heaps:
+            return self.heaps[address]
         signature, size = self.fields("<4s4xQ", address)
         if signature != b"GCOL":
             raise _damaged(f"no heap at {address}")
         heap, at = self.at(address, size), 16
+        self.heaps[address] = items = {}
         while at + 16 <= len(heap):
-            found, size = struct.unpack_from("<H6xQ", heap, at)
-            if found == number and length <= size <= len(heap) - at - 16:
-                return bytes(heap[at + 16 : at + 16 + length])
-            if not found:
+            number, size = struct.unpack_from("<H6xQ", heap, at)
+            if not number:  # the room that is left
                 break
+            items[number] = heap[at + 16 : at + 16 + size]
             at += 16 + -(-size // 8) * 8
-        raise _damaged(f"no text {number} in the heap at {address}")
+        return items
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------

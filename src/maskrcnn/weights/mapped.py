@@ -44,9 +44,14 @@ def numbers(flat_bytes: Tensor, dtype: torch.dtype) -> Tensor:
     """A (n,) uint8 tensor as (n / item size,) of `dtype`, over the same memory."""
     if len(flat_bytes) % dtype.itemsize:
         raise InputError("has bytes left over", found=f"{len(flat_bytes)} bytes of {dtype}")
-    if dtype == torch.bool and bool((flat_bytes > 1).any()):
-        raise InputError("holds a bool that is neither true nor false")
     return flat_bytes.view(dtype)
+
+
+def require_bools(flat_bytes: Tensor) -> Tensor:
+    """The same bytes, each of which is 0 or 1: what torch makes of another bool is nobody's promise."""
+    if bool((flat_bytes > 1).any()):
+        raise InputError("holds a bool that is neither true nor false")
+    return flat_bytes
 
 
 def array(flat_bytes: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:

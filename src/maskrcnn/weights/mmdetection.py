@@ -74,15 +74,12 @@ def convert(content: Content, settings: Settings | None) -> Converted:
     Errors: `InputError` for tensors of parts that this package has not, and for settings that contradict the tensors.
     """
     state = rename(content.tensors)
-    notes: tuple[str, ...] = ()
-    if settings is None:
-        try:
-            settings = settings_inside(content)
-        except InputError as error:  # written by a file that was never meant to be read back
-            notes = (f"nothing of the config inside the file, which cannot be read: {error}",)
+    settings = settings or settings_inside(content)
     facts = Facts(None if settings is None else in_one_place(settings))
+    if settings is None and (error := _read_inside(content)[1]):
+        facts.assume("everything below", "is the zoo's", f"the config inside the file cannot be read ({error})")
     config = config_of(state, facts, _names_inside(content))
-    return Converted(config, state, notes + facts.finish(), "MMDetection")
+    return Converted(config, state, facts.finish(), "MMDetection")
 
 
 def rename(tensors: State) -> dict[str, Tensor]:
@@ -108,12 +105,20 @@ def rename(tensors: State) -> dict[str, Tensor]:
 
 
 def settings_inside(content: Content) -> Settings | None:
-    """The config that a training run wrote into its checkpoint. Errors: `InputError` where it cannot be read."""
-    meta = _meta(content)
+    """The config that a training run wrote into its checkpoint; None where there is none or it cannot be read."""
+    return _read_inside(content)[0]
+
+
+def _read_inside(content: Content) -> tuple[Settings | None, InputError | None]:
+    """The config inside the file, or what is wrong with it: some runs wrote texts that nobody was to read back."""
+    meta, origin = _meta(content), "the config inside the file"
     text = next((meta[key] for key in ("cfg", "config") if isinstance(meta.get(key), str)), None)
     if text is None:
-        return None
-    return Settings(parse_python_config(text, "the config inside the file"), "the config inside the file")
+        return None, None
+    try:
+        return Settings(parse_python_config(text, origin), origin), None
+    except InputError as error:
+        return None, error
 
 
 def _names_inside(content: Content) -> tuple[str, ...] | None:

@@ -242,7 +242,7 @@ def _divisor(steps: Mapping[str, Any], facts: Facts) -> int:
         return int(pad["size_divisor"])
     if steps and model is None:
         return 1  # version 2 without such a step
-    default = 32 if facts.settings is None else 1  # the zoo's; the code's
+    default = 32 if model is None else 1  # the zoo's; the code's
     return facts.ask("preprocess.divisor", default, "model.data_preprocessor.pad_size_divisor")
 
 
@@ -265,7 +265,7 @@ def _backbone(state: State, facts: Facts) -> BackboneConfig:
 
 def _frozen_stages(facts: Facts) -> int:
     """MMDetection counts from 0, the stem, where we count from 1; -1 there and 0 here let all learn."""
-    default = 1 if facts.settings is None else -1  # the zoo's; the code's
+    default = 1 if facts.told("model.backbone") is None else -1  # the zoo's; the code's
     return min(max(1 + facts.ask("backbone.frozen_stages - 1", default, "model.backbone.frozen_stages"), 0), 5)
 
 

@@ -11,6 +11,7 @@ A family is a module that offers, and nobody else knows its names,
     recognises(content) -> bool                 whether the tensors' names are its
     convert(content, settings) -> Converted     `InputError` for weights or settings that are no such detector's
     rename(tensors) -> state                    where this needs no settings: for a whole `MaskRCNNConfig` handed in
+    settings_inside(content) -> Settings | None where its files carry the config that they were made with
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def open_content(content: Content, config: ConfigLike | None = None) -> Opened:
     """The same for what was read already, or made in memory: `Content(model.state_dict())` of a torchvision model."""
     given, beside = _read_config(config), _config_beside(content.file)
     family = _family_of(content)
-    settings = given if isinstance(given, Settings) else beside if isinstance(beside, Settings) else None
+    inside = family.settings_inside(content) if hasattr(family, "settings_inside") else None
+    settings = next((found for found in (given, inside, beside) if isinstance(found, Settings)), None)
     try:
         if isinstance(given, MaskRCNNConfig) and hasattr(family, "rename"):
             converted = Converted(given, family.rename(content.tensors), (), family.__name__.rpartition(".")[2])

@@ -21,7 +21,7 @@ Config = dict[Any, Any]  # keys are texts but for a few deep down
 
 BASE, DELETE = "_base_", "_delete_"
 MAX_BYTES = 1_000_000  # of a file; the longest of MMDetection's own is 60 kB
-MAX_ITEMS = 1_000_000  # of a list, a text, or all files together: a few lines can double a list until memory is full
+MAX_ITEMS = 300_000  # of a list, a text, or all files together: a few lines can double a list until memory is full
 MAX_NUMBER = 2**63
 MAX_FILES = 50
 

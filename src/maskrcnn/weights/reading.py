@@ -6,7 +6,7 @@
     .h5             Keras: layers as groups, arrays as datasets
 
 The name of a file tells nothing and is not looked at. Numbers stay as they are stored: float16, bfloat16, float64.
-What tensors are, and everything about pickles, is decided in `weights/admitted.py`.
+What a pickle may ask for stands in `weights/admitted.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from torch import Tensor
 from maskrcnn.errors import InputError
 from maskrcnn.weights.content import Content
 from maskrcnn.weights.hdf5 import HDF5_MAGIC, read_hdf5
+from maskrcnn.weights.leaves import printable, settle
 from maskrcnn.weights.mapped import map_file
 from maskrcnn.weights.torch_file import LEGACY_MAGIC, ZIP_MAGIC, read_legacy, read_zip
-from maskrcnn.weights.unpickle import parse, settle
+from maskrcnn.weights.unpickle import parse
 
 KINDS = ".safetensors, .pth or .pt of torch.save, .pkl, or .h5 of Keras"
 
@@ -103,7 +104,7 @@ def _unwrapped(made: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """Tensors by name, and everything else, of what a training script saved: bare, or under a key."""
     found = _find_state(made)
     if found is None:
-        what = ", ".join(map(str, list(made)[:5])) if isinstance(made, Mapping) else type(made).__name__
+        what = ", ".join(map(printable, list(made)[:5])) if isinstance(made, Mapping) else type(made).__name__
         raise InputError("holds no state_dict", file=path, found=what, expected="tensors by name")
     state, extras = found
     tensors = {}
@@ -112,6 +113,8 @@ def _unwrapped(made: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]
             extras.setdefault(str(name), value)
             continue
         ours = str(name).removeprefix("module.")
+        if not ours.isprintable():
+            raise InputError("impossible name of a tensor", file=path, found=printable(ours))
         if ours in tensors:
             raise InputError("names a tensor twice, with and without module.", file=path, field=ours)
         tensors[ours] = value

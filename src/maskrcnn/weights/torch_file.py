@@ -11,20 +11,43 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.admitted import Storage, printable
-from maskrcnn.weights.mapped import flat
-from maskrcnn.weights.unpickle import parse, settle
+from maskrcnn.weights.leaves import Storage, printable, settle
+from maskrcnn.weights.mapped import flat, require_bools
+from maskrcnn.weights.unpickle import parse
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a legacy file
 LEGACY_VERSION = 1001
 MAX_ENTRIES = 100_000  # storages of a checkpoint; those of large detectors with their optimiser are under 3000
+
+
+class _Storages:
+    """Bytes of storages by key, each looked at once however many tensors refer to it."""
+
+    def __init__(self, content: Callable[[str], memoryview]) -> None:
+        self.content = content
+        self.loaded: dict[str, Tensor] = {}
+        self.bools: set[str] = set()  # keys of those that hold nothing else
+
+    def load(self, storage: Storage) -> Tensor:
+        key = storage.key
+        if key not in self.loaded:
+            self.loaded[key] = flat(self.content(key))
+        loaded = self.loaded[key]
+        if len(loaded) != storage.num_bytes:
+            found, field = f"{len(loaded)} bytes", f"storage {printable(key)}"
+            raise InputError("is truncated or damaged", field=field, found=found, expected=f"{storage.num_bytes}")
+        if storage.dtype == torch.bool and key not in self.bools:
+            require_bools(loaded)
+            self.bools.add(key)
+        return loaded
 
 
 # --- zip --------------------------------------------------------------------------------------------------------------
@@ -54,24 +77,14 @@ def read_zip(data: memoryview) -> Any:
     if order is not None and bytes(order.content) != b"little":
         raise InputError("holds no little-endian numbers", found=printable(bytes(order.content[:20])))
     made, _ = parse(entries[f"{top}/data.pkl"].checked("data.pkl"), storages=[])
-    loaded: dict[str, Tensor] = {}
 
-    def load(storage: Storage) -> Tensor:
-        name = f"{top}/data/{storage.key}"
-        if storage.key not in loaded:
-            if name not in entries:
-                raise InputError("lacks the bytes of a tensor", found=printable(name))
-            loaded[storage.key] = flat(entries[name].checked(printable(name)))
-        return require_size(loaded[storage.key], storage)
+    def content(key: str) -> memoryview:
+        name = f"{top}/data/{key}"
+        if name not in entries:
+            raise InputError("lacks the bytes of a tensor", found=printable(name))
+        return entries[name].checked(printable(name))
 
-    return settle(made, load)
-
-
-def require_size(content: Tensor, storage: Storage) -> Tensor:
-    if len(content) != storage.num_bytes:
-        found, field = f"{len(content)} bytes", f"storage {printable(storage.key)}"
-        raise InputError("is truncated or damaged", field=field, found=found, expected=f"{storage.num_bytes}")
-    return content
+    return settle(made, _Storages(content).load)
 
 
 def read_directory(data: memoryview) -> dict[str, Entry]:
@@ -96,6 +109,8 @@ def read_directory(data: memoryview) -> dict[str, Entry]:
         raw_name = bytes(directory[at + 46 : at + 46 + name_length])
         extra = bytes(directory[at + 46 + name_length : at + 46 + name_length + extra_length])
         at += 46 + name_length + extra_length + comment_length
+        if at > len(directory):
+            raise InputError("is truncated or damaged", found=f"a zip directory of {len(directory)} bytes")
         name = raw_name.decode("utf-8", "replace")
         length, packed, offset = _wide(extra, length, packed, offset)
         _require_plain(name, name in entries, flags, method, packed, length)
@@ -176,16 +191,13 @@ def read_legacy(data: memoryview, after_magic: int) -> Any:
     made, at = parse(data, at, storages)
     keys, at = parse(data, at)
     contents = _contents(data, at, settle(keys), {storage.key: storage for storage in storages})
-    loaded: dict[str, Tensor] = {}
 
-    def load(storage: Storage) -> Tensor:
-        if storage.key not in contents:
-            raise InputError("lacks the bytes of a tensor", found=f"storage {printable(storage.key)}")
-        if storage.key not in loaded:
-            loaded[storage.key] = flat(contents[storage.key])
-        return require_size(loaded[storage.key], storage)
+    def content(key: str) -> memoryview:
+        if key not in contents:
+            raise InputError("lacks the bytes of a tensor", found=f"storage {printable(key)}")
+        return contents[key]
 
-    return settle(made, load)
+    return settle(made, _Storages(content).load)
 
 
 def _contents(data: memoryview, at: int, keys: object, storages: Mapping[str, Storage]) -> dict[str, memoryview]:

@@ -9,10 +9,12 @@ are left out. Row 0 of the class scores is background on both sides.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -33,10 +35,12 @@ from maskrcnn.model.rpn import RPNConfig
 from maskrcnn.structures import KeypointScheme
 from maskrcnn.weights.content import Content, Converted, Settings
 from maskrcnn.weights.files import require_fit
+from maskrcnn.weights.zoo import zoo
 
 State = Mapping[str, Tensor]
 
-_MARKS = ("backbone.body.conv1.weight", "rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight")
+_MARKS = {"rpn.head.cls_logits.weight", "roi_heads.box_predictor.cls_score.weight"}
+_RESNET, _MOBILENET = "backbone.body.conv1.weight", "backbone.body.0.0.weight"
 _BACKBONES: dict[
     tuple[tuple[int, ...], bool], str
 ] = {  # blocks of the four stages, and whether a block has three convolutions
@@ -47,9 +51,12 @@ _BACKBONES: dict[
     ((3, 8, 36, 3), True): "resnet152",
 }
 _COCO_CLASSES = 90
-_EPS_REASONS = {
-    "frozen": "0 is the published COCO weights' and those fine-tuned from them; 1e-5 where only ImageNet's came before",
-    "batch": "torch's default",
+_EPS_REASONS = {  # YAML reads 1e-5 as a word, 1.0e-5 as a number
+    ("batch", 1e-5): "torch's default",
+    ("frozen", 0.0): "the published COCO_V1's; trained from ImageNet's it is 1e-5: "
+    '--config with {"backbone": {"norm_eps": 1.0e-5}}',
+    ("frozen", 1e-5): "torchvision's default; fine-tuned from COCO_V1 in one process it was 0 there: "
+    '--config with {"backbone": {"norm_eps": 0.0}}',
 }
 
 # Theirs, ours. {level} counts from 2 where theirs counts from 0. What is optional is missing in files of before 2022,
@@ -82,8 +89,9 @@ _BACKGROUND_ROWS = {"box_head.deltas": 4, "mask_head.masks": 1}  # at the front,
 
 
 def looks_like(names: Iterable[str]) -> bool:
-    """Whether these names of tensors are those of a two-stage detector of torchvision on a ResNet."""
-    return set(_MARKS) <= set(names)
+    """Whether these names of tensors are those of a two-stage detector of torchvision on a ResNet or MobileNet."""
+    found = set(names)
+    return found >= _MARKS and not found.isdisjoint((_RESNET, _MOBILENET))
 
 
 def recognises(content: Content) -> bool:
@@ -91,12 +99,18 @@ def recognises(content: Content) -> bool:
 
 
 def convert(content: Content, settings: Settings | None) -> Converted:
-    """The detector of a file. torchvision has no config files: `settings` of another framework are refused."""
+    """The detector of a file. torchvision has no config files: `settings` of another framework are refused.
+
+    What frozen norms add to variances is known of the files that torchvision published, by their hash.
+    """
     if settings is not None:
         expected = "fields of maskrcnn's own config, since torchvision has no config files"
         raise InputError("does not fit torchvision's weights", field=settings.origin, expected=expected)
     config, ours = convert_state(content.tensors)
-    return Converted(config, ours, _assumed(config), "torchvision")
+    eps = _published_eps(content.file) if config.backbone.norm == "frozen" and _has_classes_of_coco(ours) else None
+    if eps is not None:
+        config = replace(config, backbone=replace(config.backbone, norm_eps=eps))
+    return Converted(config, ours, _assumed(config, eps_is_known=eps is not None), "torchvision")
 
 
 def load_torchvision(
@@ -138,9 +152,9 @@ def convert_state(
         class_names: K names of labels 1..K. None: COCO's for K = 90, person for one class with 17 keypoints, else
             numbers.
         category_ids: K ids. None: 1..K.
-        norm_eps: what the backbone's batch norm adds to variances. A file does not say it. None: 1e-5 where the norm
-            learns, and 0 where it is frozen, since the published COCO weights of the first versions, and what was
-            fine-tuned from them, run with 0. A frozen one that began from ImageNet weights alone wants 1e-5.
+        norm_eps: what the backbone's batch norm adds to variances. Tensors do not say it. None: 0 where it is frozen
+            and the classes are COCO's, as torchvision's builders set it for the COCO_V1 weights of the first versions
+            (`overwrite_eps`), and 1e-5 elsewhere.
 
     Errors: `InputError` that names the first tensors which are no such detector's.
     """
@@ -161,6 +175,10 @@ def rename(state: State) -> dict[str, Tensor]:
     """
     if not looks_like(state):
         raise _unknown("no detector of torchvision", list(state))
+    if _MOBILENET in state:
+        problem = "fasterrcnn_mobilenet_v3_large_fpn and its like are not opened"
+        found = "a pyramid of two maps of one stride, the first from inside a stage"
+        raise InputError(problem, field="backbone.body", found=found, expected="a ResNet, one map for each stride")
     fcs = [match[1] for name in state if (match := re.fullmatch(_FULLY_CONNECTED, name))]
     positions = {number: i for i, number in enumerate(sorted(fcs, key=int))}  # of 6 and 7, or of 5 after convolutions
     placed = {name: _our_name(name, positions) for name in state}
@@ -189,11 +207,25 @@ def _our_name(name: str, positions: Mapping[str, int]) -> str | None:
     return None
 
 
-def _assumed(config: MaskRCNNConfig) -> tuple[str, ...]:
+def _published_eps(file: Path) -> float | None:
+    """What the zoo knows of the norms in a file that torchvision published."""
+    if not file.is_file():
+        return None
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    for entry in zoo().values():
+        if entry.framework == "torchvision" and entry.settings and digest.startswith(entry.digest or " "):
+            return float(entry.settings["backbone"]["norm_eps"])
+    return None
+
+
+def _assumed(config: MaskRCNNConfig, *, eps_is_known: bool) -> tuple[str, ...]:
     """What torchvision's builders have and its files do not say."""
     shortest, longest = config.preprocess.shortest, config.preprocess.longest
     lines = [f"preprocess.shortest {shortest}, longest {longest}: torchvision's default"]
-    lines.append(f"backbone.norm_eps {config.backbone.norm_eps:g}: {_EPS_REASONS[config.backbone.norm]}")
+    norm, eps = config.backbone.norm, config.backbone.norm_eps
+    if eps is not None and not eps_is_known:
+        lines.append(f"backbone.norm_eps {eps:g}: {_EPS_REASONS[norm, eps]}")
     lines.append("rpn.anchors of 32 to 512 px, ratios 0.5, 1, 2: torchvision's default")
     lines.append("thresholds (rpn, detection): torchvision's defaults")
     if config.class_names[0] == "1":
@@ -232,8 +264,9 @@ def _backbone(state: State, norm_eps: float | None) -> BackboneConfig:
         found, expected = f"stages of {blocks} blocks", ", ".join(_BACKBONES.values())
         raise InputError("unknown network", field="backbone.body", found=found, expected=expected)
     learns = "backbone.body.bn1.num_batches_tracked" in state  # torchvision's frozen batch norm does not count batches
-    eps = norm_eps if norm_eps is not None else 1e-5 if learns else 0.0
-    return BackboneConfig(name=name, norm="batch" if learns else "frozen", norm_eps=eps)
+    if norm_eps is None:
+        norm_eps = 0.0 if not learns and _has_classes_of_coco(state) else 1e-5
+    return BackboneConfig(name=name, norm="batch" if learns else "frozen", norm_eps=norm_eps)
 
 
 def _box_head(state: State, channels: int) -> BoxHeadConfig:
@@ -274,6 +307,12 @@ def _keypoint_head(state: State) -> KeypointHeadConfig | None:
 def _num_keypoints(state: State) -> int:
     has_head = any(name.startswith("keypoint_head.") for name in state)
     return _rows(state, "keypoint_head.deconv.weight", 1) if has_head else 0
+
+
+def _has_classes_of_coco(state: State) -> bool:
+    """Whether there are as many classes as in torchvision's weights for COCO, or for its keypoints."""
+    num_classes = _rows(state, "box_head.classes.weight") - 1
+    return num_classes == _COCO_CLASSES or (num_classes == 1 and _num_keypoints(state) == len(COCO_PERSON))
 
 
 def _norm(state: State, block: str) -> Norm:

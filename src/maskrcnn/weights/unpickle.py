@@ -10,8 +10,9 @@ or memo index that the file claims, before a byte of it is seen; and a tuple nes
 process. Here each of these is a check. Text and numbers cost more than in C, but weights are mostly bytes, which are
 left where they stand: a hundred megabytes are read in the time of their few thousand instructions.
 
-Limits, far above any checkpoint seen: `STEPS` instructions, `WEIGHT` values once shared ones are counted wherever they
-appear (a list of lists of lists can name itself billions of times over), `DEPTH` containers within one another.
+Limits, far above any checkpoint seen: `STEPS` instructions here; in `weights/leaves.py`, `WEIGHT` values once shared
+ones are counted wherever they appear (a list of lists of lists can name itself billions of times over), and `DEPTH`
+containers within one another.
 """
 
 from __future__ import annotations
@@ -22,15 +23,13 @@ import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from torch import Tensor
-
 from maskrcnn.errors import InputError
-from maskrcnn.weights.admitted import EXPECTED, Global, Leaf, Load, Raw, Stand, Storage, find, key, printable, text
+from maskrcnn.weights.admitted import EXPECTED, find
+from maskrcnn.weights.leaves import Global, Leaf, Raw, Stand, Storage, key, printable, text
 
 STEPS = 2_000_000
-WEIGHT = 10_000_000  # values; 64 characters of text count as one
-DEPTH = 100
 MAX_INT = 255  # bytes
+SPARE = 16 << 20  # characters of text that calls may take beyond what the file holds
 
 Op = Callable[["_Machine"], None]
 
@@ -52,21 +51,6 @@ def parse(data: memoryview, start: int = 0, storages: list[Storage] | None = Non
         raise
     except (LookupError, TypeError, ValueError, ArithmeticError, struct.error, RecursionError) as error:
         raise InputError("is truncated or damaged", found=f"{_reason(error)} at byte {machine.at}") from error
-
-
-def settle(made: Any, load: Load | None = None) -> Any:
-    """Plain values, tensors among them, of what `parse` made. What it made once is one object here too.
-
-    Args:
-        load: bytes of a storage. None: there are none.
-
-    Errors: `InputError` where bytes and shapes do not agree, for what contains itself, and for what passes a limit.
-    """
-    return _Settling(load or _no_storage).settle(made)[0]
-
-
-def _no_storage(storage: Storage) -> Tensor:
-    raise InputError("refers to a storage", found=printable(storage.key))
 
 
 def _reason(error: Exception) -> str:
@@ -168,7 +152,7 @@ class _Machine:
             self.fail(f"{name} without arguments")
         self.spend(sum(len(part) for part in arguments if isinstance(part, list | tuple | dict | set | frozenset)))
         self.encoded += sum(len(part) for part in arguments if isinstance(part, str))
-        if self.encoded > len(self.data):  # the same text over and over
+        if self.encoded > len(self.data) + SPARE:  # the same text over and over
             raise InputError("asks for too much", found=f"more text for {name} than the file holds")
         try:
             return function.make(*arguments)
@@ -426,50 +410,3 @@ def _extension(machine: _Machine) -> None:
 @_op(pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
 def _buffer(machine: _Machine) -> None:
     raise InputError("refers to what stands outside of the file", found="a buffer", expected=EXPECTED)
-
-
-# --- leaves to plain values -------------------------------------------------------------------------------------------
-
-
-class _Settling:
-    """Each object once, however often it is named. Weights are counted as often as it is named."""
-
-    def __init__(self, load: Load) -> None:
-        self.load = load
-        self.done: dict[int, tuple[Any, int]] = {}
-        self.open: set[int] = set()
-
-    def settle(self, item: Any) -> tuple[Any, int]:
-        """The plain value, and its weight."""
-        if not isinstance(item, Leaf | list | tuple | dict | set | frozenset):
-            return item, _weight(item)
-        if id(item) in self.done:
-            return self.done[id(item)]
-        if id(item) in self.open:
-            raise InputError("contains itself", found=type(item).__name__)
-        if len(self.open) > DEPTH:
-            raise InputError("is nested too deeply", expected=f"at most {DEPTH} containers within one another")
-        self.open.add(id(item))
-        plain, weight = self._settle(item)
-        self.open.remove(id(item))
-        if weight > WEIGHT:
-            raise InputError("asks for too much", found=f"more than {WEIGHT} values", expected="a file of weights")
-        self.done[id(item)] = plain, weight
-        return plain, weight
-
-    def _settle(self, item: Any) -> tuple[Any, int]:
-        if isinstance(item, Leaf):
-            value = item.plain(self.load)
-            return value, _weight(value)
-        if isinstance(item, set | frozenset):  # of plain values only
-            return item, 1 + sum(map(_weight, item))
-        parts = [self.settle(part) for part in (item.values() if isinstance(item, dict) else item)]
-        values = [part[0] for part in parts]
-        weight = 1 + sum(part[1] for part in parts)
-        if isinstance(item, dict):
-            return dict(zip(item, values, strict=True)), weight + sum(map(_weight, item))
-        return (tuple(values) if isinstance(item, tuple) else values), weight
-
-
-def _weight(value: Any) -> int:
-    return 1 + (len(value) // 64 if isinstance(value, str | bytes) else 0)

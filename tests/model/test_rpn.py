@@ -100,6 +100,22 @@ def test_levels_together_equal_a_loop_over_one_list(pre_nms_top_n: int) -> None:
     assert apart.valid.sum() > found.valid.sum()  # boxes of two levels have suppressed one another
 
 
+def test_of_anchors_that_are_equally_sure_the_first_is_best() -> None:
+    """Above a logit of 17 all probabilities are 1 in float32, and the order of the logits no longer counts."""
+    config = replace(CONFIG, rank_by="probabilities", levels_together=True, pre_nms_top_n=1000, post_nms_top_n=40)
+    out, size = outputs(1), [32.0, 48.0]
+    sure = RPNOutputs([20 + x.abs() for x in out.logits], out.deltas, out.anchors)
+    found = propose(sure, of_sizes(torch.tensor([size])), config)
+    count = sum(len(anchors) for anchors in out.anchors)
+    in_turn = RPNOutputs(
+        [-torch.arange(count, dtype=torch.float32)[None]], [torch.cat(out.deltas, 1)], [torch.cat(out.anchors)]
+    )
+    expected = proposals_by_hand(in_turn, 0, size, config)
+    torch.testing.assert_close(found.boxes[0], torch.tensor([box for _, box in expected]), atol=1e-4, rtol=1e-5)
+    first = [int(-place) for place, _ in expected]
+    assert torch.equal(found.logits[0], torch.cat(sure.logits, 1)[0, first])
+
+
 def test_one_picture_gives_the_same_as_in_a_batch() -> None:
     out, sizes = outputs(3), torch.tensor([[32.0, 48.0], [20.0, 48.0], [32.0, 30.0]])
     together = propose(out, of_sizes(sizes), CONFIG)

@@ -140,3 +140,14 @@ def test_top_k_pads_what_is_missing(count: int) -> None:
     assert values[:, :count].isfinite().all()
     assert values[:, count:].eq(-torch.inf).all()
     assert index[:, count:].eq(0).all()
+
+
+def test_top_k_of_equal_scores_in_their_order() -> None:
+    scores = torch.tensor([[1.0, 2.0] * 500, [1.0] * 1000])
+    values, index = nms.top_k_padded(scores, 600, stable=True)
+    assert index[0].tolist() == [*range(1, 1000, 2), *range(0, 200, 2)]
+    assert index[1].tolist() == list(range(600))
+    assert torch.equal(values, scores.gather(1, index))
+    values, index = nms.top_k_padded(scores[:, :3], 5, stable=True)
+    assert values.tolist() == [[2, 1, 1, -torch.inf, -torch.inf], [1, 1, 1, -torch.inf, -torch.inf]]
+    assert index.tolist() == [[1, 0, 2, 0, 0], [0, 1, 2, 0, 0]]

@@ -259,6 +259,17 @@ def test_layouts_that_keras_does_not_write(options: dict[str, Any]) -> None:
         read(written(keras, **options))
 
 
+def test_texts_of_no_bytes_without_end() -> None:
+    """A list of 2**60 texts of length 0 is passed over at once."""
+    content = bytearray(written(lambda file: file.attrs.__setitem__("texts", np.array([b"abc"] * 1234))))
+    assert read(content)[1] == {"texts": ["abc"] * 1234}
+    (kind,) = [at for at in positions(content, struct.pack("<I", 3)) if content[at - 4] == 0x13]  # texts of 3 bytes
+    (side,) = positions(content, struct.pack("<2Q", 1234, 1234))
+    struct.pack_into("<I", content, kind, 0)
+    struct.pack_into("<2Q", content, side, 2**60, 2**60)
+    assert read(content)[1] == {}
+
+
 def test_texts_that_stand_in_one_place_do_not_add_up() -> None:
     """A list of a thousand texts that all point to the longest."""
     content = bytearray(written(lambda file: file.attrs.__setitem__("texts", ["x" * 20_000] + ["y"] * 1000)))

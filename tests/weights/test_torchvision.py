@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,15 +18,18 @@ from torchvision.models import detection as tv
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.transform import _resize_image_and_masks
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 from maskrcnn.errors import InputError, InputErrors
 from maskrcnn.model.anchors import AnchorConfig
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.model.preprocess import Preprocess
 from maskrcnn.predictor import load
+from maskrcnn.weights.content import Content
 from maskrcnn.weights.files import save_checkpoint
-from maskrcnn.weights.opening import load_model
-from maskrcnn.weights.torchvision import convert_state, load_torchvision, looks_like, rename
+from maskrcnn.weights.opening import load_model, open_weights
+from maskrcnn.weights.torchvision import convert, convert_state, load_torchvision, looks_like, recognises, rename
+from maskrcnn.weights.zoo import find, zoo
 
 State = dict[str, Tensor]
 
@@ -41,9 +45,9 @@ def bare(build: Callable[..., nn.Module], num_classes: int = 91) -> State:
     return on_meta(partial(build, weights=None, weights_backbone=None, num_classes=num_classes))
 
 
-def on_backbone(name: str, **options: Any) -> State:
+def on_backbone(name: str, num_classes: int = 5, kind: Any = tv.MaskRCNN, **options: Any) -> State:
     """Mask R-CNN, first version, on another ResNet, whose batch norm is frozen unless asked for otherwise."""
-    return on_meta(lambda: tv.MaskRCNN(resnet_fpn_backbone(backbone_name=name, weights=None, **options), 5))
+    return on_meta(lambda: kind(resnet_fpn_backbone(backbone_name=name, weights=None, **options), num_classes))
 
 
 def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -58,16 +62,47 @@ def wanted(config: MaskRCNNConfig) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
+    ("num_classes", "num_keypoints", "class_names", "first", "assumed"),
+    [
+        (2, 17, ("person",), "nose", "keypoint_head.scheme those of COCO's person: by their number, 17"),
+        (2, 5, ("1",), "1", "keypoint_head.scheme 1 to 5: by their number, 5"),
+        (3, 17, ("1", "2"), "nose", "keypoint_head.scheme those of COCO's person: by their number, 17"),
+    ],
+)
+def test_keypoints(
+    num_classes: int, num_keypoints: int, class_names: tuple[str, ...], first: str, assumed: str
+) -> None:
+    theirs = bare(partial(tv.keypointrcnn_resnet50_fpn, num_keypoints=num_keypoints), num_classes)
+    converted = convert(Content(theirs), None)
+    head = converted.config.keypoint_head
+    assert converted.config.class_names == class_names and converted.config.mask_head is None
+    assert head is not None and (len(head.scheme), head.scheme.names[0]) == (num_keypoints, first)
+    assert (head.num_convs, head.channels, head.side, head.score, head.scheme.pixel_centre) == (8, 512, 56, "logit", 0)
+    assert converted.assumed[-1] == assumed
+    assert shapes(converted.state) == wanted(converted.config)
+    assert len(converted.state) == len(theirs)
+
+
+def test_a_detector_of_masks_and_keypoints() -> None:
+    """Torchvision has no builder for one, but its parts go together."""
+    keypoints, masks = bare(tv.keypointrcnn_resnet50_fpn, 2), bare(tv.maskrcnn_resnet50_fpn, 2)
+    config, state = convert_state(keypoints | masks)
+    assert config.mask_head is not None and config.keypoint_head is not None
+    assert shapes(state) == wanted(config)
+
+
+@pytest.mark.parametrize(
     ("state", "backbone", "norms", "conv_depth", "box_layers", "has_masks"),
     [
         (partial(bare, tv.maskrcnn_resnet50_fpn), "resnet50", ("batch", None), 1, (0, 2), True),
         (partial(bare, tv.maskrcnn_resnet50_fpn_v2), "resnet50", ("batch", "batch"), 2, (4, 1), True),
         (partial(bare, tv.fasterrcnn_resnet50_fpn, 3), "resnet50", ("batch", None), 1, (0, 2), False),
         (partial(bare, tv.fasterrcnn_resnet50_fpn_v2, 3), "resnet50", ("batch", "batch"), 2, (4, 1), False),
+        (partial(bare, tv.keypointrcnn_resnet50_fpn, 2), "resnet50", ("batch", None), 1, (0, 2), False),
         (partial(on_backbone, "resnet101"), "resnet101", ("frozen", None), 1, (0, 2), True),
         (partial(on_backbone, "resnet18", norm_layer=nn.BatchNorm2d), "resnet18", ("batch", None), 1, (0, 2), True),
     ],
-    ids=["v1", "v2", "faster v1", "faster v2", "resnet101", "resnet18"],
+    ids=["v1", "v2", "faster v1", "faster v2", "keypoints", "resnet101", "resnet18"],
 )
 def test_the_config_is_read_off_the_tensors(
     state: Callable[[], State], backbone: str, norms: Any, conv_depth: int, box_layers: Any, has_masks: bool
@@ -107,9 +142,14 @@ def test_resized_sizes_are_torchvisions() -> None:
     ("state", "asked", "eps"),
     [
         (partial(bare, tv.maskrcnn_resnet50_fpn), None, 1e-5),
-        (partial(on_backbone, "resnet50"), None, 0.0),  # frozen, as in the published weights
-        (partial(on_backbone, "resnet50"), 1e-5, 1e-5),
+        (partial(on_backbone, "resnet50"), None, 1e-5),
+        (partial(on_backbone, "resnet50"), 0.0, 0.0),
+        (partial(on_backbone, "resnet50", 91), None, 0.0),  # frozen and COCO's, as in the published weights
+        (partial(on_backbone, "resnet50", 91), 1e-5, 1e-5),
+        (partial(on_backbone, "resnet50", 2), None, 1e-5),
+        (partial(on_backbone, "resnet50", 2, tv.KeypointRCNN), None, 0.0),
     ],
+    ids=["learns", "frozen", "frozen, 0 asked", "COCO", "COCO, 1e-5 asked", "one class", "keypoints"],
 )
 def test_what_norms_add_to_variances(state: Callable[[], State], asked: float | None, eps: float) -> None:
     config, _ = convert_state(state(), norm_eps=asked)
@@ -118,6 +158,20 @@ def test_what_norms_add_to_variances(state: Callable[[], State], asked: float | 
         model = MaskRCNN(config)
     found = {module.eps for module in model.backbone.modules() if hasattr(module, "running_var")}
     assert found == {eps}
+
+
+def test_the_zoo_knows_what_norms_add_to_variances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchvision's builders make of the published weights, whose numbers are not needed for that."""
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", lambda self, **options: {})
+    monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, state: None)
+    for entry in zoo().values():
+        if entry.framework == "torchvision":
+            enum, member = entry.published.split(".")
+            build = getattr(tv, enum.lower().removesuffix("_weights"))
+            with torch.device("meta"):
+                modules = build(weights=getattr(tv, enum)[member]).backbone.modules()
+            eps = {module.eps for module in modules if isinstance(module, FrozenBatchNorm2d)}
+            assert eps == ({entry.settings["backbone"]["norm_eps"]} if entry.settings else set()), entry.name
 
 
 def test_class_names() -> None:
@@ -176,10 +230,13 @@ def test_names_of_older_files() -> None:
         ),
         (lambda: {}, "no detector of torchvision"),
         (
-            lambda: bare(tv.keypointrcnn_resnet50_fpn, 2),
-            "tensors: holds tensors that Mask R-CNN has not; found 18: roi_heads.keypoint_head.0.weight",
+            lambda: bare(tv.keypointrcnn_resnet50_fpn, 2) | {"roi_heads.pose_head.0.weight": torch.zeros(1)},
+            "tensors: holds tensors that Mask R-CNN has not; found 1: roi_heads.pose_head.0.weight",
         ),
-        (lambda: bare(tv.fasterrcnn_mobilenet_v3_large_fpn), "no detector of torchvision"),
+        (
+            lambda: bare(tv.fasterrcnn_mobilenet_v3_large_320_fpn),
+            "backbone.body: fasterrcnn_mobilenet_v3_large_fpn and its like are not opened; found a pyramid of two maps",
+        ),
         (
             lambda: on_backbone("resnet50") | {"backbone.body.layer1.3.conv1.weight": torch.zeros(1)},
             "unknown network",
@@ -193,11 +250,16 @@ def test_names_of_older_files() -> None:
             "box_head.fcs.0.weight: is missing",
         ),
     ],
-    ids=["retinanet", "nothing", "keypoints", "mobilenet", "network", "anchors", "no layers"],
+    ids=["retinanet", "nothing", "another head", "mobilenet", "network", "anchors", "no layers"],
 )
 def test_what_is_not_recognised(state: Callable[[], State], message: str) -> None:
     with pytest.raises(InputError, match=message):
         convert_state(state())
+
+
+def test_what_is_refused_by_name_is_recognised() -> None:
+    assert recognises(Content(bare(tv.fasterrcnn_mobilenet_v3_large_fpn)))
+    assert not recognises(Content(bare(tv.retinanet_resnet50_fpn)))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -206,9 +268,13 @@ def test_what_is_not_recognised(state: Callable[[], State], message: str) -> Non
 @pytest.fixture(scope="module")
 def small() -> State:
     """Faster R-CNN for two classes on ResNet-18 with a narrow head."""
+    return small_detector(num_classes=3)
+
+
+def small_detector(num_classes: int) -> State:
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(backbone_name="resnet18", weights=None)
-    head, predictor = TwoMLPHead(256 * 49, 8), FastRCNNPredictor(8, 3)
+    head, predictor = TwoMLPHead(256 * 49, 8), FastRCNNPredictor(8, num_classes)
     state: State = tv.FasterRCNN(backbone, box_head=head, box_predictor=predictor).state_dict()
     return state
 
@@ -254,3 +320,38 @@ def test_a_state_that_lacks_tensors(small: State) -> None:
     state = {name: tensor for name, tensor in small.items() if "layer_blocks.2" not in name}
     with pytest.raises(InputErrors, match=r"fpn\.output\.p4\.conv\.bias: is missing"):
         load_torchvision(state)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "published_as", "eps", "assumed"),
+    [
+        (91, "torchvision-r50-fpn", 0.0, None),
+        (91, "torchvision-keypoint-r50-fpn-legacy", 1e-5, None),
+        (91, None, 0.0, "as the published COCO_V1 run"),  # saved again, or somebody else's
+        (3, None, 1e-5, "torchvision's default; weights fine-tuned from COCO_V1 in one process ran with 0 there"),
+    ],
+)
+def test_a_published_file_is_known_by_its_hash(
+    num_classes: int,
+    published_as: str | None,
+    eps: float,
+    assumed: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "detector.pth"
+    torch.save(small_detector(num_classes), path)
+    if published_as is not None:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        known = dict(zoo()) | {published_as: replace(find(published_as), digest=digest)}
+        monkeypatch.setattr("maskrcnn.weights.torchvision.zoo", lambda: known)
+    opened = open_weights(path)
+    assert opened.model.config.backbone.norm_eps == eps
+    lines = [line for line in opened.assumed if "norm_eps" in line]
+    assert len(lines) == (assumed is not None)
+    if assumed is not None:
+        (line,) = lines
+        assert line.startswith(f"backbone.norm_eps {eps:g}: {assumed}")
+        other = tmp_path / "other.yaml"  # what the line advises
+        other.write_text(line.rpartition("--config with ")[2])
+        assert load_model(path, other).config.backbone.norm_eps == (1e-5 if eps == 0 else 0)

@@ -36,6 +36,9 @@ class RPNConfig:
     post_nms_top_n: int = 1000  # proposals kept per image when detecting; He et al. 2017, 3.1
     nms_iou: float = 0.7  # between proposals of one level; Ren et al. 2015, 3.3
     min_size: float = 1e-3  # px, proposals with a shorter side are dropped
+    rank_by: Literal["logits", "probabilities"] = (
+        "logits"  # float32 probabilities are 1 from a logit of 17 on; of equals the first anchor is best
+    )
     levels_together: bool = False  # pre_nms_top_n and NMS are of all levels in one, rather than of each
     cut_to: Literal["picture", "padded"] = "picture"  # what proposals are cut to: the picture, or that and its border
 
@@ -108,17 +111,24 @@ def propose(outputs: RPNOutputs, windows: Tensor, config: RPNConfig) -> Proposal
     (Ren et al. 2015, 3.2, approximate joint training). Returns R = config.post_nms_top_n rows an image.
     """
     outputs = outputs.joined() if config.levels_together else outputs
-    boxes, logits, kept = [], [], []
+    boxes, logits, ranks, kept = [], [], [], []
     for level_logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
-        top, index = top_k_padded(level_logits.detach(), config.pre_nms_top_n)  # (N, k)
+        top, index = _ranked(level_logits.detach(), config)  # (N, k)
         rows = index[..., None].expand(-1, -1, 4)
         refined = config.coder.decode(deltas.detach().gather(1, rows), anchors[index])
         refined = clip_to(refined, windows[:, None])
         valid = is_large_enough(refined, config.min_size) & top.isfinite()
         kept.append(keep_per_image(refined, top, valid, config.nms_iou))
         boxes.append(refined)
-        logits.append(top)
-    return _best(torch.cat(boxes, 1), torch.cat(logits, 1), torch.cat(kept, 1), config.post_nms_top_n)
+        logits.append(level_logits.detach().gather(1, index))
+        ranks.append(top.masked_fill(~kept[-1], -torch.inf))
+    return _best(torch.cat(boxes, 1), torch.cat(logits, 1), torch.cat(ranks, 1), config)
+
+
+def _ranked(logits: Tensor, config: RPNConfig) -> tuple[Tensor, Tensor]:
+    """What the best anchors (N, k) of a level are ranked by, best first, and their index."""
+    by_probability = config.rank_by == "probabilities"
+    return top_k_padded(logits.sigmoid() if by_probability else logits, config.pre_nms_top_n, stable=by_probability)
 
 
 def keep_per_image(boxes: Tensor, scores: Tensor, valid: Tensor, iou: float, groups: Tensor | None = None) -> Tensor:
@@ -133,11 +143,15 @@ def keep_per_image(boxes: Tensor, scores: Tensor, valid: Tensor, iou: float, gro
     return torch.stack(keep)
 
 
-def _best(boxes: Tensor, logits: Tensor, keep: Tensor, count: int) -> Proposals:
-    top, index = top_k_padded(logits.masked_fill(~keep, -torch.inf), count)  # (N, R)
+def _best(boxes: Tensor, logits: Tensor, ranks: Tensor, config: RPNConfig) -> Proposals:
+    stable = config.rank_by == "probabilities"
+    top, index = top_k_padded(ranks, config.post_nms_top_n, stable=stable)  # (N, R)
     valid = top.isfinite()
-    chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    return Proposals(boxes=chosen.masked_fill(~valid[..., None], 0), logits=top, valid=valid)
+    return Proposals(
+        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0),
+        logits=logits.gather(1, index).masked_fill(~valid, -torch.inf),
+        valid=valid,
+    )
 
 
 def _by_cell(x: Tensor, values: int) -> Tensor:

@@ -122,6 +122,7 @@ def _config(values: Mapping[str, Any], shapes: Shapes, classes: Classes) -> Mask
             post_nms_top_n=values["POST_NMS_ROIS_INFERENCE"],
             nms_iou=values["RPN_NMS_THRESHOLD"],
             min_size=0.0,
+            rank_by="probabilities",
             levels_together=True,
             cut_to="padded",
         ),

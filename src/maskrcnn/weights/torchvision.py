@@ -53,9 +53,9 @@ _BACKBONES: dict[
 _COCO_CLASSES = 90
 _EPS_REASONS = {  # YAML reads 1e-5 as a word, 1.0e-5 as a number
     ("batch", 1e-5): "torch's default",
-    ("frozen", 0.0): "the published COCO_V1's; trained from ImageNet's it is 1e-5: "
+    ("frozen", 0.0): "as the published COCO_V1 run; others run with 1e-5: "
     '--config with {"backbone": {"norm_eps": 1.0e-5}}',
-    ("frozen", 1e-5): "torchvision's default; fine-tuned from COCO_V1 in one process it was 0 there: "
+    ("frozen", 1e-5): "torchvision's default; weights fine-tuned from COCO_V1 in one process ran with 0 there: "
     '--config with {"backbone": {"norm_eps": 0.0}}',
 }
 
@@ -230,6 +230,10 @@ def _assumed(config: MaskRCNNConfig, *, eps_is_known: bool) -> tuple[str, ...]:
     lines.append("thresholds (rpn, detection): torchvision's defaults")
     if config.class_names[0] == "1":
         lines.append("class_names 1, 2, ...: the file has none")
+    if config.keypoint_head is not None:
+        names = config.keypoint_head.scheme.names
+        kind = "those of COCO's person" if names == COCO_PERSON.names else f"1 to {len(names)}"
+        lines.append(f"keypoint_head.scheme {kind}: by their number, {len(names)}")
     return tuple(lines)
 
 

@@ -37,7 +37,7 @@ _PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 class ImageBatch:
     """Pictures ready for the network.
 
-    pixels: (N, 3, H, W) float32, normalised, zero outside each image (padded frame).
+    pixels: (N, 3, H, W) float32, normalised, with a border around each image (padded frame).
     image_sizes: (N, 2) float32, (height, width) of each image in the resized frame, before padding.
     original_sizes: N pairs (height, width), the original frame.
     """
@@ -234,7 +234,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Proposals:
-    """What the RPN keeps, best first, padded to R per image (resized frame).
+    """What the RPN keeps, best first, padded to R per image (padded frame).
 
     boxes: (N, R, 4) float32. logits: (N, R) float32 objectness before sigmoid. valid: (N, R) bool.
     """
@@ -246,7 +246,7 @@ class Proposals:
 
 @dataclass(frozen=True)
 class SampledRoIs:
-    """The RoIs that one image learns from, foreground first (resized frame).
+    """The RoIs that one image learns from, foreground first (padded frame).
 
     boxes: (R_i, 4) float32. labels: (R_i,) int64, 0 is background.
     matched_gt_index: (R_i,) int64, the object that each foreground RoI belongs to; 0 where background.
@@ -263,7 +263,7 @@ class SampledRoIs:
 
 @dataclass(frozen=True)
 class DetectionBatch:
-    """What the fixed-shape core returns: best first, padded to D per image (resized frame).
+    """What the fixed-shape core returns: best first, padded to D per image (padded frame).
 
     boxes: (N, D, 4) float32. scores: (N, D). labels: (N, D) int64 in 1..K, 0 where not valid. valid: (N, D) bool.
     mask_logits: (N, D, M, M) of each detection's own class, or None without a mask head.

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw
 
 import maskrcnn
+from maskrcnn.cli.main import main
 from maskrcnn.data.coco import load_coco
 from maskrcnn.model.keypoint_head import KeypointHeadConfig
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
@@ -207,3 +208,22 @@ def test_the_preset() -> None:
         assert round(sum(p.numel() for p in MaskRCNN(config).parameters()) / 1e6) == 59
     scratch = from_scratch(config).keypoint_head
     assert scratch is not None and scratch.norm == "group"
+
+
+def test_the_commands(kites: Path, preset: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """predict writes the points and draws them; evaluate shows their AP beside that of boxes."""
+    config = preset(("kite",), (1,))
+    config = replace(config, keypoint_head=replace(config.keypoint_head, scheme=KeypointScheme(tuple(NAMES))))
+    weights = save_checkpoint(tmp_path / "weights.safetensors", MaskRCNN(config), metadata={})
+    common = ["--weights", str(weights), "--device", "cpu"]
+    picture = str(tmp_path / "1.png")
+    assert main(["predict", picture, *common, "--out", str(tmp_path / "found"), "--score-threshold", "0"]) == 0
+    records = json.loads((tmp_path / "found" / "detections.json").read_text())
+    assert records and all(len(record["keypoints"]) == 9 for record in records)
+    assert (tmp_path / "found" / "1.png").is_file()
+    scores = [*common, "--out", str(tmp_path / "scores")]
+    assert main(["evaluate", str(kites), *scores, "--keypoint-sigmas", "0.1", "0.2", "0.3"]) == 0
+    assert "points" in capsys.readouterr().out
+    assert json.loads((tmp_path / "scores" / "scores.json").read_text())["keypoint"].keys() >= {"ap@20", "ar@20"}
+    assert main(["evaluate", str(kites), *scores, "--keypoint-sigmas", "0.1"]) == 1
+    assert "keypoint_sigmas: do not fit; found [0.1]; expected 3 numbers" in capsys.readouterr().err

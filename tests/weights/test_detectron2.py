@@ -48,7 +48,8 @@ def test_finds_what_detectron2_found(name: str, tmp_path: Path) -> None:
     assert differences.scores < 1e-4
     assert differences.masks < 1e-3
     assert differences.keypoints < 0.5
-    assert differences.kinds == {"keypoints"} if name == "keypoints" else {"masks"} - {"masks" * name.endswith("-box")}
+    expected = {"keypoints": {"keypoints"}, "r50-fpn-box": set()}.get(name, {"masks"})
+    assert differences.kinds == expected
 
 
 # --- what weights tell, and what the zoo's habits are -----------------------------------------------------------------

@@ -17,8 +17,8 @@ from maskrcnn.cli.progress import progress_bar
 class Options(ModelOptions):
     """Score a detector on labelled pictures.
 
-    Prints AP and AR of boxes and masks and a line per class; writes them as scores.json with detections.json (COCO
-    result records) and curves as PNG.
+    Prints AP and AR of boxes, masks and keypoints and a line per class; writes them as scores.json with
+    detections.json (COCO result records) and curves as PNG.
     """
 
     data: Annotated[Positional[str], arg(metavar="DATA")]
@@ -38,6 +38,9 @@ class Options(ModelOptions):
 
     max_detections: tuple[int, ...] = (100, 300)
     """AP and AR count this many detections per picture and class, best first; the first is the usual one."""
+
+    keypoint_sigmas: Annotated[tuple[float, ...], arg(help_behavior_hint="(default: COCO's 17, or their mean)")] = ()
+    """How far off each keypoint may be, in sides of the object: one number for each."""
 
     score_threshold: float = 0.5
     """Where precision, recall, F1 and the confusion matrix are taken, 0 to 1; AP takes all scores."""
@@ -62,6 +65,7 @@ def run(options: Options) -> int:
             max_detections=options.max_detections,
             score_threshold=options.score_threshold,
             progress=update,
+            keypoint_sigmas=options.keypoint_sigmas or None,
             predict_options={
                 "batch_size": options.batch_size,
                 "size": options.size,

@@ -67,8 +67,8 @@ def open_weights(weights: str | Path, config: ConfigLike | None = None) -> Opene
     """Open a detector by name or file.
 
     Args:
-        weights: the name of one that ships with the package or of the zoo (which is downloaded once), or a file: ours, or
-            one of torchvision, Detectron2, MMDetection or Matterport.
+        weights: the name of one that ships with the package or of the zoo (which is downloaded once), or a file: ours,
+            or one of torchvision, Detectron2, MMDetection or Matterport.
         config: in place of what the file says. A whole `MaskRCNNConfig`, which every tensor has to fit; a mapping or
             a `.json` or `.yaml` file with some of its fields; or the foreign family's own config: Detectron2's
             `config.yaml`, MMDetection's `.py`, which is read and never run.

@@ -72,8 +72,8 @@ def main() -> None:
 def learn(dataset: Dataset, name: str, steps: int, shortest: int, rate: float, rois: int) -> MaskRCNN:
     """Plain steps on the two pictures, always the same; prints a line now and then.
 
-    Of 512 RoIs, as the papers sample them, a handful would belong to two pictures' objects, and the loss of boxes, a mean
-    over all RoIs, would hardly pull; fewer RoIs make the same net learn the same in fewer steps.
+    Of 512 RoIs, as the papers sample them, a handful would belong to two pictures' objects, and the loss of boxes, a
+    mean over all RoIs, would hardly pull; fewer RoIs make the same net learn the same in fewer steps.
     """
     torch.manual_seed(0)
     config = _sized(from_scratch(preset(name, dataset.classes.names, dataset.classes.category_ids)), shortest)

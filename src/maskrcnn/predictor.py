@@ -19,7 +19,7 @@ from torch import Tensor
 
 from maskrcnn.data.pictures import PictureLike, picture_files, read_picture
 from maskrcnn.errors import InputError
-from maskrcnn.model.mask_rcnn import Limits, MaskRCNN, MaskRCNNConfig
+from maskrcnn.model.mask_rcnn import Limits, MaskRCNN
 from maskrcnn.structures import Detections
 from maskrcnn.weights.opening import ConfigLike, open_weights
 

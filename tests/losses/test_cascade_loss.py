@@ -114,13 +114,13 @@ def test_a_few_steps_lower_the_loss(cascade: MaskRCNN, tiny_losses: LossConfig) 
     loss, images, targets = MaskRCNNLoss(cascade, tiny_losses), batch(cascade, 2), [target(OBJECTS)] * 2
     optimizer = torch.optim.AdamW(cascade.parameters(), lr=3e-3)
     totals = []
-    for _ in range(25):
+    for _ in range(40):
         total = loss(images, targets)["total"]
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         totals.append(total.item())
-    assert totals[-1] < 0.6 * totals[0]
+    assert max(totals[-5:]) < 0.7 * totals[0]
 
 
 def test_one_limit_for_each_later_stage(cascade: MaskRCNN) -> None:

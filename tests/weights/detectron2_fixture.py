@@ -58,8 +58,8 @@ class Fixture:
     found: dict[str, dict[str, np.ndarray]]
 
     @classmethod
-    def read(cls, name: str) -> Fixture:
-        with np.load(FOLDER / f"{name}.npz") as file:
+    def read(cls, name: str, folder: Path = FOLDER) -> Fixture:
+        with np.load(folder / f"{name}.npz") as file:
             found: dict[str, dict[str, np.ndarray]] = {}
             for key in file.files:
                 picture, _, what = key.partition(".")
@@ -67,16 +67,16 @@ class Fixture:
                     found.setdefault(picture, {})[what] = file[key]
             return cls(json.loads(str(file["about"])), found)
 
-    def write(self, name: str) -> Path:
+    def write(self, name: str, folder: Path = FOLDER) -> Path:
         arrays = {f"{picture}.{what}": array for picture, found in self.found.items() for what, array in found.items()}
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(FOLDER / f"{name}.npz", about=np.array(json.dumps(self.about)), **arrays)
-        return FOLDER / f"{name}.npz"
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(folder / f"{name}.npz", about=np.array(json.dumps(self.about)), **arrays)
+        return folder / f"{name}.npz"
 
 
-def names() -> list[str]:
+def names(folder: Path = FOLDER) -> list[str]:
     """Every committed variant."""
-    return sorted(path.stem for path in FOLDER.glob("*.npz"))
+    return sorted(path.stem for path in folder.glob("*.npz"))
 
 
 def weights(seeded_state: Any, tensors: Mapping[str, Any], roles: Any, seed: int) -> dict[str, np.ndarray]:

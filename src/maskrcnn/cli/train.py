@@ -187,12 +187,39 @@ class MaskLossOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CascadeLossOptions:
+    """What the later stages of a cascade learn from; one number for each."""
+
+    foreground_ious: Numbers = None
+    """Overlaps from which a box is an object, 0 to 1."""
+
+    weights: Numbers = None
+    """Weights of the stages' losses in the total."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeypointLossOptions:
+    """Where the joints are: learning of the keypoint head."""
+
+    rois_per_image: Annotated[int | Literal["all"] | None, presets_own("INT|all")] = None
+    """Proposals on objects that it learns from, of each picture; all: those of the box head."""
+
+    weight: Number = None
+    """Weight in the total."""
+
+    normalise: Annotated[Literal["visible", "possible"] | None, presets_own("{visible,possible}")] = None
+    """Divide by the keypoints that are learned from, or by as many as there could be."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossOptions:
     """What the losses are computed from."""
 
     rpn: RPNLossOptions = field(default_factory=RPNLossOptions)
     box: BoxLossOptions = field(default_factory=BoxLossOptions)
+    cascade: CascadeLossOptions = field(default_factory=CascadeLossOptions)
     mask: MaskLossOptions = field(default_factory=MaskLossOptions)
+    keypoint: KeypointLossOptions = field(default_factory=KeypointLossOptions)
 
     pre_nms_top_n: Whole = None
     """Proposals of each level before NMS."""

@@ -89,8 +89,8 @@ def train(
     Args:
         data: an annotation file, a folder that holds one (or one each for train and val), the word "shapes", or a
             sequence of (picture, Target).
-        preset: "nano" (the default), "r50-fpn" or another of `maskrcnn.model.presets.PRESETS`; or a function like those of `maskrcnn.model.presets`,
-            from class names and category ids to a config. With `weights` only its recipe is taken.
+        preset: "nano" (the default), "r50-fpn" or another of `maskrcnn.model.presets.PRESETS`; or a function like those
+            in that file, from class names and category ids to a config. With `weights` only its recipe is taken.
         weights: a detector to start from, by name or file; heads of other classes are made anew. The recipe is by
             default that of the preset which the weights were trained with.
         val: pictures to be scored on; else the folder's own, else a fixed `val_fraction` of `data`.

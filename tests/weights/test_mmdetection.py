@@ -252,7 +252,9 @@ def test_older_words_of_version_2() -> None:
 test_cfg = dict(
     rpn=dict(nms_across_levels=False, nms_pre=900, nms_post=800, max_num=700, nms_thr=0.6, min_bbox_size=0),
     rcnn=dict(score_thr=0.1, nms=dict(type='nms', iou_thr=0.4), max_per_img=50))
-model = dict(type='MaskRCNN')
+model = dict(type='MaskRCNN', roi_head=dict(
+    bbox_roi_extractor=dict(roi_layer=dict(type='RoIAlign', out_size=7, sample_num=2)),
+    mask_roi_extractor=dict(roi_layer=dict(type='RoIAlign', out_size=14, sample_num=2))))
 data = dict(test=dict(pipeline=[
     dict(type='LoadImageFromFile', to_float32=True),
     dict(type='MultiScaleFlipAug', img_scale=[(900, 600), (450, 300)], flip=True, transforms=[
@@ -268,6 +270,7 @@ data = dict(test=dict(pipeline=[
     )
     assert (config.preprocess.shortest, config.preprocess.longest, config.preprocess.divisor) == (600, 900, 1)
     assert (config.preprocess.channels, config.preprocess.resampling) == ("bgr", "torch")
+    assert (config.roi_pooler.sampling_ratio, config.roi_pooler.aligned) == (2, True)
     assert config.preprocess.mean == pytest.approx((1 / 255, 2 / 255, 3 / 255))
     assert any("looked at once, at the first size" in line for line in converted.assumed)
 
@@ -406,6 +409,7 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
             "target_means: is not known here",
         ),
         ({"roi_head": {"mask_roi_extractor": {"finest_scale": 40}}}, "mask_roi_extractor: differs between heads"),
+        ({"roi_head": {"type": "CascadeRoIHead"}}, "roi_head.type: .* found CascadeRoIHead; expected StandardRoIHead"),
         ({"backbone": {"depth": 101}}, "backbone.depth: contradicts the weights; found 101; expected 50"),
         ({"backbone": {"conv_cfg": {"type": "ConvWS"}}}, "backbone.conv_cfg.type: is not known here; found ConvWS"),
         ({"backbone": {"avg_down": True}}, "backbone.avg_down: is not known here; found True"),

@@ -28,7 +28,7 @@ from maskrcnn.model.preprocess import PreprocessConfig
 from maskrcnn.model.roi_pooler import RoIPoolerConfig
 from maskrcnn.model.rpn import RPNConfig
 from maskrcnn.weights import class_names
-from maskrcnn.weights.mmdetection_settings import Facts, as_text, like
+from maskrcnn.weights.mmdetection_settings import Facts, as_text, like, require_built_here
 
 State = Mapping[str, Tensor]
 Three = tuple[float, float, float]
@@ -48,70 +48,6 @@ _BLOCKS: Mapping[
     ((3, 4, 23, 3), True): 101,
     ((3, 8, 36, 3), True): 152,
 }
-_BUILT_HERE: Mapping[str, tuple[Any, ...]] = {  # of the settings that change the arithmetic and leave names alone
-    "model.type": ("MaskRCNN", "FasterRCNN", "CascadeRCNN"),
-    "model.data_preprocessor.type": ("DetDataPreprocessor",),
-    "model.backbone.type": ("ResNet", "ResNeXt"),
-    "model.backbone.conv_cfg.type": ("Conv2d", "Conv"),
-    "model.backbone.norm_cfg.type": ("BN", "SyncBN", "GN"),
-    "model.backbone.norm_cfg.num_groups": (32,),
-    "model.backbone.deep_stem": (False,),
-    "model.backbone.avg_down": (False,),
-    "model.backbone.strides": ((1, 2, 2, 2),),
-    "model.backbone.dilations": ((1, 1, 1, 1),),
-    "model.backbone.out_indices": ((0, 1, 2, 3),),
-    "model.neck.type": ("FPN",),
-    "model.neck.conv_cfg.type": ("Conv2d", "Conv"),
-    "model.neck.norm_cfg.num_groups": (32,),
-    "model.neck.act_cfg.type": (),
-    "model.neck.start_level": (0,),
-    "model.neck.num_outs": (5,),
-    "model.neck.add_extra_convs": (False,),
-    "model.neck.upsample_cfg.mode": ("nearest",),
-    "model.rpn_head.type": ("RPNHead",),
-    "model.rpn_head.anchor_scales": (),  # of version 1 and its other way to code boxes
-    "model.rpn_head.anchor_generator.type": ("AnchorGenerator",),
-    "model.rpn_head.anchor_generator.strides": ((4, 8, 16, 32, 64),),
-    "model.rpn_head.anchor_generator.scale_major": (True,),
-    "model.rpn_head.bbox_coder.type": ("DeltaXYWHBBoxCoder",),
-    "model.rpn_head.bbox_coder.clip_border": (True,),
-    "model.rpn_head.bbox_coder.add_ctr_clamp": (False,),
-    "model.rpn_head.loss_cls.use_sigmoid": (True,),
-    "model.roi_head.type": ("StandardRoIHead", "CascadeRoIHead"),
-    "model.roi_head.bbox_roi_extractor.type": ("SingleRoIExtractor",),
-    "model.roi_head.bbox_roi_extractor.roi_layer.type": ("RoIAlign",),
-    "model.roi_head.bbox_roi_extractor.roi_layer.pool_mode": ("avg",),
-    "model.roi_head.bbox_roi_extractor.featmap_strides": ((4, 8, 16, 32),),
-    "model.roi_head.mask_roi_extractor.type": ("SingleRoIExtractor",),
-    "model.roi_head.mask_roi_extractor.roi_layer.type": ("RoIAlign",),
-    "model.roi_head.mask_roi_extractor.roi_layer.pool_mode": ("avg",),
-    "model.roi_head.mask_roi_extractor.featmap_strides": ((4, 8, 16, 32),),
-    "model.test_cfg.rpn.nms.type": ("nms",),
-    "model.test_cfg.rpn.nms_across_levels": (False,),
-    "model.test_cfg.rcnn.nms.type": ("nms",),
-    "model.test_cfg.rcnn.nms.class_agnostic": (False, True),
-}
-_BOX_HEAD_BUILT_HERE: Mapping[str, tuple[Any, ...]] = {
-    "type": ("Shared2FCBBoxHead", "Shared4Conv1FCBBoxHead", "ConvFCBBoxHead"),
-    "conv_cfg.type": ("Conv2d", "Conv"),
-    "norm_cfg.num_groups": (32,),
-    "with_avg_pool": (False,),
-    "cls_predictor_cfg.type": ("Linear",),
-    "reg_predictor_cfg.type": ("Linear",),
-    "loss_cls.use_sigmoid": (False,),
-    "bbox_coder.type": ("DeltaXYWHBBoxCoder",),
-    "bbox_coder.clip_border": (True,),
-    "bbox_coder.add_ctr_clamp": (False,),
-}
-_MASK_HEAD_BUILT_HERE: Mapping[str, tuple[Any, ...]] = {
-    "type": ("FCNMaskHead",),
-    "conv_cfg.type": ("Conv2d", "Conv"),
-    "norm_cfg.num_groups": (32,),
-    "upsample_cfg.type": ("deconv",),
-    "upsample_cfg.scale_factor": (2,),
-    "predictor_cfg.type": ("Conv", "Conv2d"),
-    "conv_kernel_size": (3,),
-}
 
 
 def config_of(state: State, facts: Facts, names: tuple[str, ...] | None) -> MaskRCNNConfig:
@@ -122,8 +58,7 @@ def config_of(state: State, facts: Facts, names: tuple[str, ...] | None) -> Mask
     Errors: `InputError` for a network that is not known here.
     """
     num_classes = _shape(state, "box_head.classes.weight")[0] - 1
-    for key, known in _BUILT_HERE.items():
-        facts.only(key, *known)
+    require_built_here(facts, _stages(state))
     classes = _classes(num_classes, facts, names)
     return MaskRCNNConfig(
         class_names=classes.names,
@@ -196,9 +131,7 @@ def _size(steps: Mapping[str, Any], facts: Facts) -> tuple[int, int]:
         return 800, 1333
     several = scales[0] if isinstance(scales[0], list) and isinstance(scales[0][0], list | tuple) else [scales[0]]
     if flip.get("flip") or len(several) > 1:
-        facts.assume(
-            "pictures", "looked at once, at the first size", "test-time augmentation is not part of a detector"
-        )
+        facts.assume("pictures", "looked at once, at the first size", "test-time augmentation is no part of a detector")
     sides = like((1,), several[0])
     if not isinstance(sides, tuple) or len(sides) != 2:
         facts.problem("is not known here", "test_pipeline.Resize.scale", several[0], "two numbers of pixels")
@@ -336,16 +269,12 @@ def _anchors(state: State, facts: Facts) -> AnchorConfig:
     ratios: tuple[float, ...] = facts.ask("rpn.anchors.ratios", (0.5, 1.0, 2.0), f"{generator}.ratios")
     centre = facts.ask("rpn.anchors.centre", 0.0, f"{generator}.center_offset")
     if centre and bases != tuple(map(float, strides)):
-        facts.problem(
-            "is not known here", f"{generator}.base_sizes", bases, f"{as_text(strides)} with that center_offset"
-        )
+        expected = f"{as_text(strides)} with that center_offset"
+        facts.problem("is not known here", f"{generator}.base_sizes", bases, expected)
     per_cell = _shape(state, "rpn.objectness.weight")[0]
     if len(scales) * len(ratios) != per_cell:
-        found, expected = (
-            f"{len(scales)} scales, {len(ratios)} ratios",
-            f"{per_cell} anchors a cell, as the weights have",
-        )
-        facts.problem("contradicts the weights", generator, found, expected)
+        found = f"{len(scales)} scales, {len(ratios)} ratios"
+        facts.problem("contradicts the weights", generator, found, f"{per_cell} anchors a cell, as the weights have")
         scales, ratios = (8.0,), (1.0,) * per_cell
     sizes = tuple(tuple(base * scale for scale in scales) for base in bases)
     return AnchorConfig(sizes=sizes, ratios=ratios, centre=centre)
@@ -379,9 +308,10 @@ def _roi_pooler(state: State, facts: Facts) -> RoIPoolerConfig:
 
 def _pooling(extractor: str, facts: Facts) -> tuple[int, bool, float]:
     extractor = facts.section(extractor, 0)
+    layer = f"{extractor}.roi_layer"
     return (
-        facts.ask("roi_pooler.sampling_ratio", 0, f"{extractor}.roi_layer.sampling_ratio"),
-        facts.ask("roi_pooler.aligned", True, f"{extractor}.roi_layer.aligned"),
+        facts.ask("roi_pooler.sampling_ratio", 0, f"{layer}.sampling_ratio", f"{layer}.sample_num"),
+        facts.ask("roi_pooler.aligned", True, f"{layer}.aligned"),
         facts.ask("roi_pooler.canonical_size / 4", 56.0, f"{extractor}.finest_scale"),
     )
 
@@ -389,10 +319,7 @@ def _pooling(extractor: str, facts: Facts) -> tuple[int, bool, float]:
 def _box_head(state: State, num_classes: int, facts: Facts) -> BoxHeadConfig:
     stages = _stages(state)
     for stage in range(stages):
-        section = facts.section("model.roi_head.bbox_head", stage)
-        for key, known in _BOX_HEAD_BUILT_HERE.items():
-            facts.only(f"{section}.{key}", *known)
-        facts.agree(f"{section}.num_classes", num_classes)
+        facts.agree(f"{facts.section('model.roi_head.bbox_head', stage)}.num_classes", num_classes)
     boxes = _shape(state, "box_head.deltas.weight")[0] // 4
     section = facts.section("model.roi_head.bbox_head", 0)
     if num_classes > 1:  # of one class, its box and the box of all classes are the same
@@ -421,7 +348,6 @@ def _box_head(state: State, num_classes: int, facts: Facts) -> BoxHeadConfig:
 def _cascade(state: State, facts: Facts) -> CascadeConfig | None:
     """MMDetection averages what the stages say before the softmax, and has a mask head for each stage."""
     stages = _stages(state)
-    facts.only("model.roi_head.num_stages", stages)
     if stages == 1:
         return None
     weights = []
@@ -439,13 +365,11 @@ def _mask_head(state: State, num_classes: int, facts: Facts) -> MaskHeadConfig |
             facts.problem("contradicts the weights", "model.roi_head.mask_head", "a mask head", "none")
         return None
     section = facts.section("model.roi_head.mask_head", 0)
-    for key, known in _MASK_HEAD_BUILT_HERE.items():
-        facts.only(f"{section}.{key}", *known)
     facts.agree(f"{section}.num_classes", num_classes)
     masks, channels = _shape(state, "mask_head.masks.weight")[:2]
-    extractor = facts.section("model.roi_head.mask_roi_extractor", 0)
+    layer = f"{facts.section('model.roi_head.mask_roi_extractor', 0)}.roi_layer"
     return MaskHeadConfig(
-        side=2 * facts.ask("mask_head.side, half", 14, f"{extractor}.roi_layer.output_size"),
+        side=2 * facts.ask("mask_head.side, half", 14, f"{layer}.output_size", f"{layer}.out_size"),
         num_convs=_count(state, r"mask_head\.convs\.(\d+)\.conv\.weight"),
         channels=channels,
         norm=_norm(state, "mask_head.convs.0"),
@@ -458,9 +382,8 @@ def _detection(num_classes: int, facts: Facts) -> DetectionConfig:
     threshold, most = (1e-4, 300) if num_classes in _LVIS else (0.05, 100)
     most = facts.ask("detection.max_detections", most, f"{test}.max_per_img")
     if most < 1:
-        facts.problem(
-            "is not known here", f"{test}.max_per_img", most, "a limit: every detection has a place in memory"
-        )
+        expected = "a limit: every detection has a place in memory"
+        facts.problem("is not known here", f"{test}.max_per_img", most, expected)
         most = 100
     return DetectionConfig(
         score_threshold=facts.ask("detection.score_threshold", threshold, f"{test}.score_thr"),

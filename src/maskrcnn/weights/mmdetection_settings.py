@@ -139,6 +139,89 @@ class Facts:
         return value.rpartition(".")[2] if isinstance(value, str) else ""
 
 
+# --- what is built here -----------------------------------------------------------------------------------------------
+
+_BUILT_HERE: Mapping[str, tuple[Any, ...]] = {  # of the settings that change the arithmetic and leave names alone
+    "model.type": ("MaskRCNN", "FasterRCNN", "CascadeRCNN"),
+    "model.data_preprocessor.type": ("DetDataPreprocessor",),
+    "model.backbone.type": ("ResNet", "ResNeXt"),
+    "model.backbone.conv_cfg.type": ("Conv2d", "Conv"),
+    "model.backbone.norm_cfg.type": ("BN", "SyncBN", "GN"),
+    "model.backbone.norm_cfg.num_groups": (32,),
+    "model.backbone.deep_stem": (False,),
+    "model.backbone.avg_down": (False,),
+    "model.backbone.strides": ((1, 2, 2, 2),),
+    "model.backbone.dilations": ((1, 1, 1, 1),),
+    "model.backbone.out_indices": ((0, 1, 2, 3),),
+    "model.neck.type": ("FPN",),
+    "model.neck.conv_cfg.type": ("Conv2d", "Conv"),
+    "model.neck.norm_cfg.num_groups": (32,),
+    "model.neck.act_cfg.type": (),
+    "model.neck.start_level": (0,),
+    "model.neck.num_outs": (5,),
+    "model.neck.add_extra_convs": (False,),
+    "model.neck.upsample_cfg.mode": ("nearest",),
+    "model.rpn_head.type": ("RPNHead",),
+    "model.rpn_head.anchor_scales": (),  # of version 1 and its other way to code boxes
+    "model.rpn_head.anchor_generator.type": ("AnchorGenerator",),
+    "model.rpn_head.anchor_generator.strides": ((4, 8, 16, 32, 64),),
+    "model.rpn_head.anchor_generator.scale_major": (True,),
+    "model.rpn_head.bbox_coder.type": ("DeltaXYWHBBoxCoder",),
+    "model.rpn_head.bbox_coder.clip_border": (True,),
+    "model.rpn_head.bbox_coder.add_ctr_clamp": (False,),
+    "model.rpn_head.loss_cls.use_sigmoid": (True,),
+    "model.roi_head.bbox_roi_extractor.type": ("SingleRoIExtractor",),
+    "model.roi_head.bbox_roi_extractor.roi_layer.type": ("RoIAlign",),
+    "model.roi_head.bbox_roi_extractor.roi_layer.pool_mode": ("avg",),
+    "model.roi_head.bbox_roi_extractor.featmap_strides": ((4, 8, 16, 32),),
+    "model.roi_head.mask_roi_extractor.type": ("SingleRoIExtractor",),
+    "model.roi_head.mask_roi_extractor.roi_layer.type": ("RoIAlign",),
+    "model.roi_head.mask_roi_extractor.roi_layer.pool_mode": ("avg",),
+    "model.roi_head.mask_roi_extractor.featmap_strides": ((4, 8, 16, 32),),
+    "model.test_cfg.rpn.nms.type": ("nms",),
+    "model.test_cfg.rpn.nms_across_levels": (False,),
+    "model.test_cfg.rcnn.nms.type": ("nms",),
+    "model.test_cfg.rcnn.nms.class_agnostic": (False, True),
+}
+_BOX_HEAD_BUILT_HERE: Mapping[str, tuple[Any, ...]] = {
+    "type": ("Shared2FCBBoxHead", "Shared4Conv1FCBBoxHead", "ConvFCBBoxHead"),
+    "conv_cfg.type": ("Conv2d", "Conv"),
+    "norm_cfg.num_groups": (32,),
+    "with_avg_pool": (False,),
+    "cls_predictor_cfg.type": ("Linear",),
+    "reg_predictor_cfg.type": ("Linear",),
+    "loss_cls.use_sigmoid": (False,),
+    "bbox_coder.type": ("DeltaXYWHBBoxCoder",),
+    "bbox_coder.clip_border": (True,),
+    "bbox_coder.add_ctr_clamp": (False,),
+}
+_MASK_HEAD_BUILT_HERE: Mapping[str, tuple[Any, ...]] = {
+    "type": ("FCNMaskHead",),
+    "conv_cfg.type": ("Conv2d", "Conv"),
+    "norm_cfg.num_groups": (32,),
+    "upsample_cfg.type": ("deconv",),
+    "upsample_cfg.scale_factor": (2,),
+    "predictor_cfg.type": ("Conv", "Conv2d"),
+    "conv_kernel_size": (3,),
+}
+
+
+def require_built_here(facts: Facts, stages: int) -> None:
+    """Note a problem for each setting that asks for a part, or an arithmetic, that this package has not."""
+    facts.only("model.roi_head.type", "CascadeRoIHead" if stages > 1 else "StandardRoIHead")
+    facts.only("model.roi_head.num_stages", stages)
+    for stage in range(stages):
+        for head, known in (("bbox_head", _BOX_HEAD_BUILT_HERE), ("mask_head", _MASK_HEAD_BUILT_HERE)):
+            section = facts.section(f"model.roi_head.{head}", stage)
+            for key, values in known.items():
+                facts.only(f"{section}.{key}", *values)
+    for key, values in _BUILT_HERE.items():
+        facts.only(key, *values)
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
 def names_of(value: object) -> tuple[str, ...] | None:
     """Class names, if that is what `value` holds: a list of texts, or one text."""
     if isinstance(value, str) and not value.endswith(".txt"):

@@ -17,9 +17,9 @@ from maskrcnn.errors import InputError
 from maskrcnn.model.mask_rcnn import MaskRCNNConfig
 from maskrcnn.weights import class_names
 from maskrcnn.weights.content import Content, Converted, Settings
+from maskrcnn.weights.formats.python_config import merge, parse_python_config
 from maskrcnn.weights.mmdetection import convert, recognises
 from maskrcnn.weights.opening import open_content, open_weights
-from maskrcnn.weights.python_config import merge, parse_python_config
 
 from . import mmdetection_fixture as fixtures
 

@@ -19,6 +19,7 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+import maskrcnn
 from maskrcnn.data.opening import open_dataset
 from maskrcnn.losses.mask_rcnn_loss import LossConfig, torchvision_loss
 from maskrcnn.model.mask_rcnn import MaskRCNN
@@ -26,6 +27,7 @@ from maskrcnn.model.preprocess import Preprocess
 from maskrcnn.structures import ImageBatch
 from maskrcnn.weights.torchvision import load_torchvision
 
+from . import torchvision_fixture as fixtures
 from .torchvision_peer import (
     LOSSES,
     as_target,
@@ -215,6 +217,41 @@ def make_faint_(body: nn.Module) -> None:
             conv.weight.data[::8] *= factors[:, None, None, None]
             norm.running_mean[::8] *= factors
             norm.running_var[::8] = variances
+
+
+FAST = ("keypoint-r50-fpn", "r50-fpn", "r50-fpn-eps", "r50-fpn-v2")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in fixtures.names()]
+)
+def test_finds_what_torchvision_found(name: str, tmp_path: Path) -> None:
+    """The numbers that torchvision once printed, so that both sides do not change together."""
+    fixture = fixtures.read(name)
+    about = fixture.about
+    torch.save(fixtures.weights(about["tensors"], about["roles"], about["seed"]), tmp_path / "model.pth")
+    detector = maskrcnn.load(tmp_path / "model.pth", about["config"], device="cpu")
+
+    differences = fixtures.Differences()
+    for picture, found in fixture.found.items():
+        differences.add(detector.predict(fixtures.PICTURES / f"{picture}.png"), found)
+
+    assert differences.detections >= 30
+    assert (differences.missing, differences.surplus) == (0, 0)
+    assert differences.boxes < 0.05
+    assert differences.scores < 1e-4
+    assert differences.masks < 1e-3
+    assert differences.keypoints < 0.5
+    assert differences.kinds == {"keypoint": {"keypoints"}, "r50": {"masks"}, "faster": set()}[name.partition("-")[0]]
+
+
+def test_what_torchvision_found_with_and_without_eps() -> None:
+    """The same weights under the same names, and another answer."""
+    without, with_eps = fixtures.read("r50-fpn"), fixtures.read("r50-fpn-eps")
+    assert with_eps.about["config"] == without.about["config"] | {"backbone": {"norm_eps": 1e-5}}
+    assert with_eps.about == without.about | {"config": with_eps.about["config"]}
+    for picture, found in without.found.items():
+        assert np.abs(found["scores"] - with_eps.found[picture]["scores"]).max() > 0.05
 
 
 @pytest.mark.slow

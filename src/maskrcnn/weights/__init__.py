@@ -1,1 +1,1 @@
-"""Weights as files: our own checkpoints, and those that ship with the package."""
+"""Weights as files: our own checkpoints, those of other frameworks, and where to get them."""

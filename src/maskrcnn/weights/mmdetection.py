@@ -15,9 +15,9 @@ from torch import Tensor
 
 from maskrcnn.errors import InputError
 from maskrcnn.weights.content import Content, Converted, Settings
+from maskrcnn.weights.formats.python_config import parse_python_config
 from maskrcnn.weights.mmdetection_config import config_of
 from maskrcnn.weights.mmdetection_settings import Facts, in_one_place, names_of
-from maskrcnn.weights.python_config import parse_python_config
 
 State = Mapping[str, Tensor]
 

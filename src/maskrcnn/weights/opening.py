@@ -84,7 +84,7 @@ def open_weights(weights: str | Path, config: ConfigLike | None = None) -> Opene
             expected = "fields of maskrcnn's own config"
             raise InputError("does not fit maskrcnn's weights", file=path, field=given.origin, expected=expected)
         return Opened(_built(_overlaid(own, given), state, path), OURS, (), metadata)
-    from maskrcnn.weights.reading import read_content
+    from maskrcnn.weights.formats.reading import read_content
 
     return open_content(read_content(path), given)
 
@@ -177,7 +177,7 @@ def _read_config_file(path: Path) -> Mapping[str, Any]:
         expected = "a .yaml, .json or .py file"
         raise InputError("no such config", file=path, found="a folder" if path.is_dir() else None, expected=expected)
     if path.suffix == ".py":
-        from maskrcnn.weights.python_config import read_python_config
+        from maskrcnn.weights.formats.python_config import read_python_config
 
         return read_python_config(path)
     from maskrcnn.weights.detectron2_settings import read_config

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.torch_file import read_legacy, read_zip
-from maskrcnn.weights.unpickle import parse
+from maskrcnn.weights.formats.torch_file import read_legacy, read_zip
+from maskrcnn.weights.formats.unpickle import parse
 
 from .hostile import HARM, Calls, peak_memory
 

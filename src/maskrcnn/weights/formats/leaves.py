@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.mapped import MAX_DIMS, array, flat, num_bytes, numbers, require_bools
+from maskrcnn.weights.formats.mapped import MAX_DIMS, array, flat, num_bytes, numbers, require_bools
 
 WEIGHT = 10_000_000  # values, counted wherever they appear; 64 characters of text count as one
 DEPTH = 100  # containers within one another

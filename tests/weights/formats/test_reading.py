@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.reading import read_content
+from maskrcnn.weights.formats.reading import read_content
 
 from .hostile import HARM, peak_memory
 

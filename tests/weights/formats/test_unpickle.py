@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights import leaves
-from maskrcnn.weights.leaves import settle
-from maskrcnn.weights.unpickle import parse
+from maskrcnn.weights.formats import leaves
+from maskrcnn.weights.formats.leaves import settle
+from maskrcnn.weights.formats.unpickle import parse
 
 from .hostile import HARM, asks, called, peak_memory, program, text, value
 

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights import admitted
-from maskrcnn.weights.leaves import settle
-from maskrcnn.weights.unpickle import parse
+from maskrcnn.weights.formats import admitted
+from maskrcnn.weights.formats.leaves import settle
+from maskrcnn.weights.formats.unpickle import parse
 
 from .hostile import asks, called, program, value
 

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.leaves import printable
-from maskrcnn.weights.mapped import MAX_DIMS, array, flat, num_bytes
+from maskrcnn.weights.formats.leaves import printable
+from maskrcnn.weights.formats.mapped import MAX_DIMS, array, flat, num_bytes
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.leaves import Storage, printable, settle
-from maskrcnn.weights.mapped import flat, require_bools
-from maskrcnn.weights.unpickle import parse
+from maskrcnn.weights.formats.leaves import Storage, printable, settle
+from maskrcnn.weights.formats.mapped import flat, require_bools
+from maskrcnn.weights.formats.unpickle import parse
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a legacy file

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.hdf5 import read_hdf5
+from maskrcnn.weights.formats.hdf5 import read_hdf5
 
 from .hostile import peak_memory
 

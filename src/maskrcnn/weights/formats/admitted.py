@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.leaves import (
+from maskrcnn.weights.formats.leaves import (
     Array,
     Global,
     NumberType,
@@ -28,7 +28,7 @@ from maskrcnn.weights.leaves import (
     sides,
     text,
 )
-from maskrcnn.weights.mapped import array
+from maskrcnn.weights.formats.mapped import array
 
 EXPECTED = "tensors, arrays, containers and plain values, since nothing in a file is run"
 

@@ -6,7 +6,7 @@
     .h5             Keras: layers as groups, arrays as datasets
 
 The name of a file tells nothing and is not looked at. Numbers stay as they are stored: float16, bfloat16, float64.
-What a pickle may ask for stands in `weights/admitted.py`.
+What a pickle may ask for stands in `weights/formats/admitted.py`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from maskrcnn.errors import InputError
 from maskrcnn.weights.content import Content
-from maskrcnn.weights.hdf5 import HDF5_MAGIC, read_hdf5
-from maskrcnn.weights.leaves import printable, settle
-from maskrcnn.weights.mapped import map_file
-from maskrcnn.weights.torch_file import LEGACY_MAGIC, ZIP_MAGIC, read_legacy, read_zip
-from maskrcnn.weights.unpickle import parse
+from maskrcnn.weights.formats.hdf5 import HDF5_MAGIC, read_hdf5
+from maskrcnn.weights.formats.leaves import printable, settle
+from maskrcnn.weights.formats.mapped import map_file
+from maskrcnn.weights.formats.torch_file import LEGACY_MAGIC, ZIP_MAGIC, read_legacy, read_zip
+from maskrcnn.weights.formats.unpickle import parse
 
 KINDS = ".safetensors, .pth or .pt of torch.save, .pkl, or .h5 of Keras"
 

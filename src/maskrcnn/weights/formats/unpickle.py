@@ -1,7 +1,7 @@
 """Pickles read as data: what one names is never imported, and what it would call is never called.
 
 A pickle is a program for a small stack machine whose instructions import and call. This is that machine without those
-two: every instruction is interpreted here, and the few names that weights need (`weights/admitted.py`) stand for
+two: every instruction is interpreted here, and the few names that weights need (`admitted.py`) stand for
 functions of our own that make plain data of plain data. Anything else is refused by its name.
 
 Why not `pickle.Unpickler` with a `find_class` of our own? Its C core still calls what `find_class` hands it, and
@@ -10,7 +10,7 @@ or memo index that the file claims, before a byte of it is seen; and a tuple nes
 process. Here each of these is a check. Text and numbers cost more than in C, but weights are mostly bytes, which are
 left where they stand: a hundred megabytes are read in the time of their few thousand instructions.
 
-Limits, far above any checkpoint seen: `STEPS` instructions here; in `weights/leaves.py`, `WEIGHT` values once shared
+Limits, far above any checkpoint seen: `STEPS` instructions here; in `leaves.py`, `WEIGHT` values once shared
 ones are counted wherever they appear (a list of lists of lists can name itself billions of times over), and `DEPTH`
 containers within one another.
 """
@@ -24,8 +24,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.admitted import EXPECTED, find
-from maskrcnn.weights.leaves import Global, Leaf, Raw, Stand, Storage, key, printable, text
+from maskrcnn.weights.formats.admitted import EXPECTED, find
+from maskrcnn.weights.formats.leaves import Global, Leaf, Raw, Stand, Storage, key, printable, text
 
 STEPS = 2_000_000
 MAX_INT = 255  # bytes

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights.mapped import ALIGNMENT, array, flat, map_file, num_bytes, numbers, require_bools
+from maskrcnn.weights.formats.mapped import ALIGNMENT, array, flat, map_file, num_bytes, numbers, require_bools
 
 
 def test_a_file_is_not_written_to(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from maskrcnn.errors import InputError
-from maskrcnn.weights import python_config
-from maskrcnn.weights.python_config import merge, parse_python_config, read_python_config
+from maskrcnn.weights.formats import python_config
+from maskrcnn.weights.formats.python_config import merge, parse_python_config, read_python_config
 
 
 def values(text: str) -> Any:

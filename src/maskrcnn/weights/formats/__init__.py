@@ -1,0 +1,1 @@
+"""Files of weights and of settings, read and never run, whoever wrote them."""

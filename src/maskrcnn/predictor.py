@@ -62,7 +62,7 @@ def load(
     """
     opened = open_weights(weights, config)
     if opened.assumed:
-        values = "; ".join(opened.assumed)
+        values = "; ".join(line.partition(": ")[0] for line in opened.assumed)  # `weights show` gives the reasons
         _log.warning("%s: a detector of %s, whose file does not tell: %s", weights, opened.family, values)
     return Predictor(opened.model, device, precision)
 

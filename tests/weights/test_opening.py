@@ -130,6 +130,13 @@ def test_settings_handed_in_come_before_those_beside_the_file(
     assert told == [None, False, True, 3]
 
 
+def test_what_is_handed_in_is_not_assumed(small: State) -> None:
+    plain = open_content(Content(dict(small))).assumed
+    told = open_content(Content(dict(small)), {"backbone": {"norm_eps": 0.25}, "class_names": ["a", "b"]}).assumed
+    dropped = [line for line in plain if line.startswith(("backbone.norm_eps ", "class_names "))]
+    assert len(dropped) == 2 and list(told) == [line for line in plain if line not in dropped]
+
+
 def test_our_own_fields_beside_the_file(small: State, tmp_path: Path) -> None:
     torch.save(small, path := tmp_path / "theirs.pth")
     (tmp_path / "config.yaml").write_text("backbone: {norm_eps: 0.25}\ndetection: {nms_iou: 0.4}")

@@ -104,14 +104,16 @@ def open_content(content: Content, config: ConfigLike | None = None) -> Opened:
         raise error if str(content.file) in str(error) else InputError(str(error), file=content.file) from error
     config_here = converted.config if isinstance(given, MaskRCNNConfig) else _overlaid(converted.config, beside)
     model = _built(_overlaid(config_here, given), converted.state, content.file)
+    handed_in = _names_in(beside) + _names_in(given)
+    assumed = tuple(line for line in converted.assumed if not line.startswith(handed_in))
     record = hub.record(content.file) or {}  # of a file that the hub downloaded
     metadata = {
         "licence": record.get("licence", "unknown"),
         "source": record.get("url", f"{converted.family}: {content.file.name}"),
         "settings": settings.origin if settings else "",
-        "assumed": list(converted.assumed),
+        "assumed": list(assumed),
     }
-    return Opened(model, converted.family, converted.assumed, metadata)
+    return Opened(model, converted.family, assumed, metadata)
 
 
 def resolve_weights(weights: str | Path) -> Path:
@@ -201,6 +203,14 @@ def _overlaid(config: MaskRCNNConfig, given: Given) -> MaskRCNNConfig:
     if given is None or isinstance(given, Settings):
         return config
     return from_dict(MaskRCNNConfig, _merged(to_dict(config), given), "config")
+
+
+def _names_in(given: Given) -> tuple[str, ...]:
+    """The fields of ours that a mapping tells, as lines about them begin: "detection.nms_iou "."""
+    if not isinstance(given, Mapping):
+        return ()
+    nested = {name: _names_in(value) for name, value in given.items()}
+    return tuple(name for head, tails in nested.items() for name in ([f"{head}.{t}" for t in tails] or [f"{head} "]))
 
 
 def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,9 @@ be on one side only: those are counted.
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +27,15 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import parity_table
 import torch
 
 import maskrcnn
-from maskrcnn.data.pictures import picture_files, read_picture
+from maskrcnn.data.pictures import read_picture
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "weights"))
-import detectron2_fixture as fixtures
-from seeded import seeded_state
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from weights import detectron2_fixture as fixtures
+from weights import parity
 
 Roles = tuple[tuple[str, str], ...]
 DIVIDES: Roles = ((r"stem\.conv1?\.weight$", "weight"),)  # pixels are of the size of 1 already
@@ -98,28 +96,11 @@ LAZY = {  # where a lazy config keeps the same
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MASKRCNN_TEST_DATA", ".")) / "coco128")
-    parser.add_argument("--pictures", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--fixtures", action="store_true", help="compare with the committed fixtures")
-    parser.add_argument("--write", action="store_true", help="write the fixtures")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parity_table.options_of(__doc__, VARIANTS, fixtures.names())
     if not options.fixtures:
         require_detectron2()
-    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} thread(s), float32", flush=True)
-    print(f"{'':18}{'detections':>11}{'boxes':>10}{'scores':>10}{'masks':>10}{'keypoints':>11}{'only one side':>15}")
-    for name in options.variants:
-        started = time.perf_counter()
-        if options.write:
-            differences = write_fixture(name)
-        elif options.fixtures:
-            differences = compare_fixture(name)
-        else:
-            differences = compare_photos(name, photos(options.data, options.pictures))
-        show(name, differences, time.perf_counter() - started)
+    comparisons = parity_table.Comparisons(compare_photos, compare_fixture, write_fixture)
+    parity_table.print_table(options, comparisons, {**parity_table.NUMBERS, **parity_table.KEYPOINTS})
 
 
 def require_detectron2() -> None:
@@ -129,42 +110,23 @@ def require_detectron2() -> None:
         sys.exit("error: Detectron2 is not installed here; --fixtures compares with what it printed")
 
 
-def show(name: str, found: fixtures.Differences, seconds: float) -> None:
-    masks = f"{found.masks:10.1e}" if "masks" in found.kinds else f"{'-':>10}"
-    keypoints = f"{found.keypoints:11.1e}" if "keypoints" in found.kinds else f"{'-':>11}"
-    alone = f"{found.missing} and {found.surplus}"
-    print(
-        f"{name:18}{found.detections:11d}{found.boxes:10.1e}{found.scores:10.1e}{masks}{keypoints}{alone:>15}"
-        f"   ({seconds:.0f} s)",
-        flush=True,
-    )
-
-
-def photos(data: Path, count: int) -> dict[str, np.ndarray]:
-    """(H, W, 3) uint8 RGB, the first `count` of the folder's pictures."""
-    return {path.stem: read_picture(path) for path in list(picture_files([data / "images"]))[:count]}
-
-
-def compare_photos(name: str, pictures: Mapping[str, np.ndarray]) -> fixtures.Differences:
+def compare_photos(name: str, pictures: list[np.ndarray]) -> parity.Differences:
     peer = Peer(VARIANTS[name], {})
     with tempfile.TemporaryDirectory() as folder:
         ours = opened(Path(folder), peer.state, peer.config_text)
-    differences = fixtures.Differences()
-    for picture in pictures.values():
+    differences = parity.Differences()
+    for picture in pictures:
         differences.add(ours.predict(picture), peer.detect(picture, masks=None))
     return differences
 
 
-def compare_fixture(name: str) -> fixtures.Differences:
-    fixture = fixtures.Fixture.read(name)
+def compare_fixture(name: str) -> parity.Differences:
+    fixture = fixtures.read(name)
     about = fixture.about
-    state = fixtures.weights(seeded_state, about["tensors"], about["roles"], about["seed"])
+    state = fixtures.weights(about["tensors"], about["roles"], about["seed"])
     with tempfile.TemporaryDirectory() as folder:
         ours = opened(Path(folder), state, about["config"])
-    differences = fixtures.Differences()
-    for picture, found in fixture.found.items():
-        differences.add(ours.predict(fixtures.PICTURES / f"{picture}.png"), found)
-    return differences
+    return parity.compared(ours, fixture)
 
 
 def opened(folder: Path, state: Mapping[str, np.ndarray], config: str) -> Any:
@@ -172,11 +134,11 @@ def opened(folder: Path, state: Mapping[str, np.ndarray], config: str) -> Any:
     return maskrcnn.load(fixtures.write_zoo_file(folder / "model.pkl", state), device="cpu")
 
 
-def write_fixture(name: str) -> fixtures.Differences:
+def write_fixture(name: str) -> None:
     import detectron2
 
     peer = Peer(VARIANTS[name], {**SMALL, **VARIANTS[name].small})
-    pictures = {name: read_picture(fixtures.PICTURES / f"{name}.png") for name in fixtures.PICTURE_NAMES}
+    pictures = {name: read_picture(parity.PICTURES / f"{name}.png") for name in parity.PICTURE_NAMES}
     about = {
         "tensors": {tensor: list(array.shape) for tensor, array in peer.state.items()},
         "config": peer.config_text,
@@ -184,8 +146,8 @@ def write_fixture(name: str) -> fixtures.Differences:
         "seed": 0,
         "versions": {"detectron2": detectron2.__version__, "torch": torch.__version__},
     }
-    fixtures.Fixture(about, {picture: peer.detect(pixels) for picture, pixels in pictures.items()}).write(name)
-    return compare_fixture(name)
+    found = {picture: peer.detect(pixels) for picture, pixels in pictures.items()}
+    parity.Fixture(about, found).write(name, fixtures.FOLDER)
 
 
 # --- Detectron2's side ------------------------------------------------------------------------------------------------
@@ -242,7 +204,7 @@ class Peer:
 
     def _seeded(self, model: Any) -> dict[str, np.ndarray]:
         shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        return fixtures.weights(seeded_state, shapes, self.roles, 0)
+        return fixtures.weights(shapes, self.roles, 0)
 
     def _keep(self, module: Any, inputs: Any, outputs: Any) -> None:
         """Mask probabilities, before they are pasted into the picture."""
@@ -262,7 +224,7 @@ class Peer:
             assert len(self.masks) == len(found), "a box was dropped when it was scaled"
             count = len(found) if masks is None else min(masks, len(found))
             result["chosen"] = np.linspace(0, len(found) - 1, count).astype(np.int32)
-            result["masks"] = np.round(self.masks[result["chosen"]] * fixtures.MASK_SCALE).astype(np.uint16)
+            result["masks"] = np.round(self.masks[result["chosen"]] * parity.MASK_SCALE).astype(np.uint16)
         if found.has("pred_keypoints"):
             result["keypoints"] = found.pred_keypoints.numpy()
         return result

@@ -21,13 +21,10 @@ differences.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
-import platform
 import sys
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,16 +36,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
-import torch
+import parity_table
 
-from maskrcnn.data.pictures import picture_files, read_picture
+from maskrcnn.data.pictures import read_picture
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.weights.content import Settings
 from maskrcnn.weights.opening import open_weights
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "weights"))
-import matterport_fixture as fixtures
-from seeded import seeded_state
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from weights import matterport_fixture as fixtures
+from weights import parity
 
 MASKS_KEPT = 4  # of each picture, in a fixture
 LOW = {"DETECTION_MIN_CONFIDENCE": 0.3}  # random weights are sure of little
@@ -95,72 +92,49 @@ VARIANTS = {
         seed=14,
     ),
 }
+COLUMNS = {
+    "unsure": lambda found: str(found.unsure),
+    **parity_table.NUMBERS,
+    "rounded": lambda found: f"{found.whole:.0f}",
+    "mask px": lambda found: str(found.pixels),
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MASKRCNN_TEST_DATA", ".")) / "coco128")
-    parser.add_argument("--pictures", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--fixtures", action="store_true", help="compare with the committed fixtures")
-    parser.add_argument("--write", action="store_true", help="write the fixtures")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if not options.fixtures and importlib.util.find_spec("mrcnn") is None:
+    options = parity_table.options_of(__doc__, VARIANTS, fixtures.names(), pictures=3)
+    if not options.fixtures:
+        require_matterport()
+    comparisons = parity_table.Comparisons(compare_photos, compare_fixture, write_fixture)
+    parity_table.print_table(options, comparisons, COLUMNS)
+
+
+def require_matterport() -> None:
+    if importlib.util.find_spec("mrcnn") is None:
         sys.exit("error: Matterport's mrcnn is not installed here; --fixtures compares with what it printed")
-    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} thread(s), float32", flush=True)
-    columns = ("boxes", "scores", "masks", "rounded", "mask px")
-    print(f"{'':12}{'detections':>11}{'unsure':>8}{''.join(f'{c:>10}' for c in columns)}{'only one side':>15}")
-    for name in options.variants:
-        started = time.perf_counter()
-        if options.write:
-            write_fixture(name)
-        if options.write or options.fixtures:
-            show(name, compare_fixture(name), 0, time.perf_counter() - started)
-        else:
-            found, unsure = compare_photos(name, photos(options.data, options.pictures))
-            show(name, found, unsure, time.perf_counter() - started)
 
 
-def show(name: str, found: fixtures.Differences, unsure: int, seconds: float) -> None:
-    alone = f"{found.missing} and {found.surplus}"
-    print(
-        f"{name:12}{found.detections:11d}{unsure:8d}{found.boxes:10.1e}{found.scores:10.1e}{found.masks:10.1e}"
-        f"{found.whole:10.0f}{found.pixels:10d}{alone:>15}   ({seconds:.0f} s)",
-        flush=True,
-    )
-
-
-def photos(data: Path, count: int) -> list[np.ndarray]:
-    """(H, W, 3) uint8 RGB, the first `count` of the folder's pictures."""
-    return [read_picture(path) for path in list(picture_files([data / "images"]))[:count]]
-
-
-def compare_photos(name: str, pictures: list[np.ndarray]) -> tuple[fixtures.Differences, int]:
+def compare_photos(name: str, pictures: list[np.ndarray]) -> fixtures.Differences:
     variant = VARIANTS[name]
     peer = Peer(variant, variant.settings)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mask_rcnn.h5"
         peer.model.keras_model.save_weights(str(file))
         ours = opened(file, variant.settings)
-    differences, unsure = fixtures.Differences(), 0
+    differences = fixtures.Differences()
     for picture in pictures:
-        theirs = peer.detect(picture, masks=None)
-        unsure += int(theirs["unsure"].sum())
-        differences.add(ours, picture, theirs)
-    return differences, unsure
+        differences.add_picture(ours, picture, peer.detect(picture, masks=None))
+    return differences
 
 
 def compare_fixture(name: str) -> fixtures.Differences:
-    fixture = fixtures.Fixture.read(name)
+    fixture = fixtures.read(name)
     about = fixture.about
-    state = fixtures.weights(seeded_state, about["tensors"], about["roles"], about["seed"])
+    state = fixtures.weights(about["tensors"], about["roles"], about["seed"])
     with tempfile.TemporaryDirectory() as folder:
         ours = opened(fixtures.write_keras_file(Path(folder) / "mask_rcnn.h5", state), about["settings"])
     differences = fixtures.Differences()
     for picture, found in fixture.found.items():
-        differences.add(ours, read_picture(fixtures.PICTURES / f"{picture}.png"), found)
+        differences.add_picture(ours, read_picture(parity.PICTURES / f"{picture}.png"), found)
     return differences
 
 
@@ -185,11 +159,11 @@ def write_fixture(name: str) -> None:
         "versions": versions,
     }
     found = {}
-    for picture in fixtures.PICTURE_NAMES:
-        found[picture] = peer.detect(read_picture(fixtures.PICTURES / f"{picture}.png"))
+    for picture in parity.PICTURE_NAMES:
+        found[picture] = peer.detect(read_picture(parity.PICTURES / f"{picture}.png"))
         if found[picture].pop("unsure").any():
             sys.exit(f"error: {name}, {picture}: TensorFlow reads outside of a map; take another seed")
-    fixtures.Fixture(about, found).write(name)
+    parity.Fixture(about, found).write(name, fixtures.FOLDER)
 
 
 # --- Matterport's side ------------------------------------------------------------------------------------------------
@@ -214,7 +188,7 @@ class Peer:
                 name = f"{group.name}/{variable.name}"
                 self.shapes[name], variables[name] = variable.shape.as_list(), variable
         self.roles = (*variant.roles, *fixtures.ROLES)
-        state = fixtures.weights(seeded_state, self.shapes, self.roles, variant.seed)
+        state = fixtures.weights(self.shapes, self.roles, variant.seed)
         backend.batch_set_value([(variables[name], array) for name, array in state.items()])
 
     def detect(self, picture: np.ndarray, masks: int | None = MASKS_KEPT) -> dict[str, np.ndarray]:
@@ -243,7 +217,7 @@ class Peer:
             "scores": found[:, 5],
             "labels": labels,
             "chosen": chosen,
-            "masks": np.round(values * fixtures.MASK_SCALE).astype(np.uint16),
+            "masks": np.round(values * parity.MASK_SCALE).astype(np.uint16),
             "whole": boxes,
             "bitmaps": np.packbits(bitmaps[chosen]),
             "unsure": self._unsure(found, scores[0], rois[0], (height, width)),

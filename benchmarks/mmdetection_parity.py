@@ -22,12 +22,9 @@ what is found here.
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,14 +34,16 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import parity_table
 import torch
 
 import maskrcnn
-from maskrcnn.data.pictures import picture_files, read_picture
+from maskrcnn.data.pictures import read_picture
 from maskrcnn.weights import class_names
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from weights import mmdetection_fixture as fixtures
+from weights import parity
 
 Roles = tuple[tuple[str, str], ...]
 CAFFE: Roles = ((r"backbone\.conv1\.weight$", "weight:0.02"),)  # pixels of +-120 come in
@@ -78,28 +77,11 @@ VARIANTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MASKRCNN_TEST_DATA", ".")) / "coco128")
-    parser.add_argument("--pictures", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--fixtures", action="store_true", help="compare with the committed fixtures")
-    parser.add_argument("--write", action="store_true", help="write the fixtures")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parity_table.options_of(__doc__, VARIANTS, fixtures.names())
     if not options.fixtures:
         require_mmdetection()
-    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} thread(s), float32", flush=True)
-    print(f"{'':26}{'detections':>11}{'boxes':>10}{'scores':>10}{'masks':>10}{'only one side':>15}", flush=True)
-    for name in options.variants if not options.fixtures else fixtures.names():
-        started = time.perf_counter()
-        if options.write:
-            differences = write_fixture(name)
-        elif options.fixtures:
-            differences = compare_fixture(name)
-        else:
-            differences = compare_photos(name, photos(options.data, options.pictures))
-        show(name, differences, time.perf_counter() - started)
+    comparisons = parity_table.Comparisons(compare_photos, compare_fixture, write_fixture)
+    parity_table.print_table(options, comparisons, parity_table.NUMBERS)
 
 
 def require_mmdetection() -> None:
@@ -111,36 +93,19 @@ def require_mmdetection() -> None:
         sys.exit(f"error: MMDetection does not run here ({error}); --fixtures compares with what it printed")
 
 
-def show(name: str, found: fixtures.Differences, seconds: float) -> None:
-    masks = f"{found.masks:10.1e}" if "masks" in found.kinds else f"{'-':>10}"
-    alone = f"{found.missing} and {found.surplus}"
-    print(
-        f"{name:26}{found.detections:11d}{found.boxes:10.1e}{found.scores:10.1e}{masks}{alone:>15}   ({seconds:.0f} s)",
-        flush=True,
-    )
-
-
-def photos(data: Path, count: int) -> dict[str, np.ndarray]:
-    """(H, W, 3) uint8 RGB, the first `count` of the folder's pictures."""
-    return {path.stem: read_picture(path) for path in list(picture_files([data / "images"]))[:count]}
-
-
-def compare_photos(name: str, pictures: Mapping[str, np.ndarray]) -> fixtures.Differences:
+def compare_photos(name: str, pictures: list[np.ndarray]) -> parity.Differences:
     peer = Peer(VARIANTS[name], small=False)
     ours = opened(peer.weights, peer.config, peer.classes)
-    differences = fixtures.Differences()
-    for picture in pictures.values():
+    differences = parity.Differences()
+    for picture in pictures:
         differences.add(ours.predict(picture), peer.detect(picture, masks=None))
     return differences
 
 
-def compare_fixture(name: str) -> fixtures.Differences:
-    fixture = fixtures.Fixture.read(name)
-    ours = opened(fixture.weights(), fixture.about["config"], fixture.about["classes"])
-    differences = fixtures.Differences()
-    for picture, found in fixture.found.items():
-        differences.add(ours.predict(fixtures.PICTURES / f"{picture}.png"), found)
-    return differences
+def compare_fixture(name: str) -> parity.Differences:
+    fixture = fixtures.read(name)
+    ours = opened(fixtures.weights_of(fixture), fixture.about["config"], fixture.about["classes"])
+    return parity.compared(ours, fixture)
 
 
 def opened(weights: Mapping[str, torch.Tensor], config: str, classes: tuple[str, ...]) -> Any:
@@ -149,13 +114,13 @@ def opened(weights: Mapping[str, torch.Tensor], config: str, classes: tuple[str,
         return maskrcnn.load(fixtures.write(Path(folder) / "epoch_12.pth", weights, meta), device="cpu")
 
 
-def write_fixture(name: str) -> fixtures.Differences:
+def write_fixture(name: str) -> None:
     import cv2
     import mmcv
     import mmdet
 
     peer = Peer(VARIANTS[name], small=True)
-    pictures = {name: read_picture(fixtures.PICTURES / f"{name}.png") for name in fixtures.PICTURE_NAMES}
+    pictures = {name: read_picture(parity.PICTURES / f"{name}.png") for name in parity.PICTURE_NAMES}
     libraries = {"mmdet": mmdet, "mmcv": mmcv, "opencv": cv2, "torch": torch}
     about = {
         "tensors": {tensor: list(values.shape) for tensor, values in peer.weights.items()},
@@ -165,8 +130,8 @@ def write_fixture(name: str) -> fixtures.Differences:
         "seed": VARIANTS[name].seed,
         "versions": {library: module.__version__ for library, module in libraries.items()},
     }
-    fixtures.Fixture(about, {picture: peer.detect(pixels) for picture, pixels in pictures.items()}).write(name)
-    return compare_fixture(name)
+    found = {picture: peer.detect(pixels) for picture, pixels in pictures.items()}
+    parity.Fixture(about, found).write(name, fixtures.FOLDER)
 
 
 # --- MMDetection's side -----------------------------------------------------------------------------------------------
@@ -238,7 +203,7 @@ class Peer:
             count = len(found) if masks is None else min(masks, len(found))
             result["chosen"] = np.linspace(0, len(found) - 1, count).astype(np.int32)
             chosen = self.masks[has_area][result["chosen"]].numpy()
-            result["masks"] = np.round(chosen * fixtures.MASK_SCALE).astype(np.uint16)
+            result["masks"] = np.round(chosen * parity.MASK_SCALE).astype(np.uint16)
             result["areas"] = found.masks.numpy().sum(axis=(1, 2)).astype(np.int32)
         return result
 

@@ -1,21 +1,18 @@
 """What Matterport's Mask R-CNN found with seeded random weights, and the same weights again as a file of Keras.
 
-A fixture is `fixtures/matterport/NAME.npz`:
+A fixture is `fixtures/matterport/NAME.npz` as `parity.py` says, with settings (fields of its Config that are not its
+defaults) in `about`, and
 
-    about            JSON: tensors (path in the file to shape), settings (fields of its Config that are not its
-                     defaults), roles and seed of the weights, versions (of TensorFlow, tf-keras, scikit-image)
-    PICTURE.boxes    (D, 4) float32 x1 y1 x2 y2 in px of the padded frame, corners in the centres of pixels, unrounded,
-                     and .scores (D,), .labels (D,) 1..K
-    PICTURE.masks    (C, M, M) uint16: probabilities * 65535 of the detections PICTURE.chosen (C,)
+    PICTURE.boxes    in px of the padded frame, corners in the centres of pixels, unrounded; .labels 1..K
     PICTURE.whole    (D, 4) int32 x1 y1 x2 y2, as `detect` gave them in px of the picture; zeros for one without area
     PICTURE.bitmaps  the picture's pixels that `detect` gave to the chosen ones, np.packbits of (C, H, W)
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +21,11 @@ import torch
 
 from maskrcnn.model.mask_rcnn import MaskRCNN, original_frame
 
-FOLDER = Path(__file__).parent / "fixtures" / "matterport"
-PICTURES = Path(__file__).parent / "fixtures" / "pictures"
-PICTURE_NAMES = ("drawn_wide", "drawn_tall", "cells")
-MASK_SCALE = 65535
+from . import parity
+from .parity import Found
+
+FOLDER = parity.FIXTURES / "matterport"
+read = partial(parity.Fixture.read, folder=FOLDER)
 
 # The last norm of each residual branch is damped, so that maps keep their size through a hundred layers. The stem of a
 # network for pixels of +-120 brings them down. Few features of the heads are awake, so that classes differ.
@@ -53,38 +51,15 @@ ROLES = (
 )
 
 
-@dataclass(frozen=True)
-class Fixture:
-    """One variant: about, as above; found, the arrays of each picture by name."""
-
-    about: dict[str, Any]
-    found: dict[str, dict[str, np.ndarray]]
-
-    @classmethod
-    def read(cls, name: str) -> Fixture:
-        with np.load(FOLDER / f"{name}.npz") as file:
-            found: dict[str, dict[str, np.ndarray]] = {}
-            for key in file.files:
-                picture, _, what = key.partition(".")
-                if what:
-                    found.setdefault(picture, {})[what] = file[key]
-            return cls(json.loads(str(file["about"])), found)
-
-    def write(self, name: str) -> None:
-        arrays = {f"{picture}.{what}": array for picture, found in self.found.items() for what, array in found.items()}
-        np.savez_compressed(FOLDER / f"{name}.npz", about=np.array(json.dumps(self.about)), **arrays)
-
-
 def names() -> list[str]:
-    """Every committed variant."""
-    return sorted(path.stem for path in FOLDER.glob("r*.npz"))
+    """Every committed variant, not the op beside them."""
+    return [name for name in parity.names(FOLDER) if name != "crop_and_resize"]
 
 
-def weights(seeded_state: Any, tensors: Mapping[str, Any], roles: Any, seed: int) -> dict[str, np.ndarray]:
+def weights(tensors: Mapping[str, Any], roles: Sequence[Sequence[str]], seed: int) -> dict[str, np.ndarray]:
     """The seeded tensors. They are drawn with their axes turned round, (out, in, ...), and turned back to Keras's."""
     turned = {name: tuple(reversed(shape)) for name, shape in tensors.items()}
-    state = seeded_state(turned, [tuple(role) for role in roles], seed)
-    return {name: np.ascontiguousarray(array.T) for name, array in state.items()}
+    return {name: np.ascontiguousarray(array.T) for name, array in parity.weights(turned, roles, seed).items()}
 
 
 def write_keras_file(path: Path, state: Mapping[str, np.ndarray]) -> Path:
@@ -107,63 +82,34 @@ def write_keras_file(path: Path, state: Mapping[str, np.ndarray]) -> Path:
 
 
 @dataclass
-class Differences:
-    """The largest of all pictures; missing and surplus count detections that one side has and the other has not."""
+class Differences(parity.Differences):
+    """Boxes in px of the padded frame, before they are rounded."""
 
-    boxes: float = 0.0  # px of the padded frame, before they are rounded
-    scores: float = 0.0
-    masks: float = 0.0  # of probabilities
     whole: float = 0.0  # px of the picture, after rounding
     pixels: int = 0  # of the picture, that masks do not share
-    detections: int = 0
-    missing: int = 0
-    surplus: int = 0
 
     @torch.no_grad()
-    def add(self, ours: MaskRCNN, picture: np.ndarray, theirs: Mapping[str, np.ndarray]) -> None:
-        """Compare one picture (H, W, 3). Each of theirs is paired with the nearest of ours, in box and score.
-
-        Detections that theirs marks as `unsure`, if it does, are counted by `detections` alone.
-        """
+    def add_picture(self, ours: MaskRCNN, picture: np.ndarray, theirs: Mapping[str, np.ndarray]) -> None:
+        """Compare what `ours` finds in one picture (H, W, 3). Several RoIs may give the same box: scores tell them."""
         batch = ours.preprocess([torch.from_numpy(picture).permute(2, 0, 1)])
         found = ours.detect(batch.pixels, batch.image_sizes, drop_empty=True)
         valid = found.valid[0]
         boxes, scores, labels = (x[0][valid].numpy() for x in (found.boxes, found.scores, found.labels))
         assert found.mask_logits is not None
         masks = found.mask_logits[0][valid].sigmoid().double().numpy()
+        paired = self.add(Found(boxes, scores, labels, masks), theirs, score_px=100)
         (rounded,) = original_frame(found, batch, ours.config)
         assert rounded.masks is not None
         bitmaps = rounded.masks.bitmaps().numpy()
-        kept = np.flatnonzero((theirs["whole"][:, 2:] > theirs["whole"][:, :2]).all(axis=1))
-        unsure = theirs.get("unsure", np.zeros(len(theirs["boxes"]), dtype=bool))
         chosen = list(theirs["chosen"])
         drawn = np.unpackbits(theirs["bitmaps"], count=len(chosen) * picture.shape[0] * picture.shape[1])
         drawn = drawn.reshape(len(chosen), *picture.shape[:2]).astype(bool)
-        free = np.ones(len(boxes), dtype=bool)
-        for i, (box, score, label) in enumerate(zip(theirs["boxes"], theirs["scores"], theirs["labels"], strict=True)):
-            self.detections += 1
-            distance = np.abs(boxes - box).max(axis=1) + 100 * np.abs(scores - score)
-            distance[~free | (labels != label)] = np.inf
-            nearest = int(distance.argmin()) if len(distance) else 0
-            if not len(distance) or distance[nearest] > 1:
-                self.missing += not unsure[i]
+        kept = np.flatnonzero((theirs["whole"][:, 2:] > theirs["whole"][:, :2]).all(axis=1))
+        for i, nearest in paired.items():
+            if i not in kept:
                 continue
-            free[nearest] = False
-            if unsure[i]:
-                continue
-            self.boxes = max(self.boxes, float(np.abs(boxes[nearest] - box).max()))
-            self.scores = max(self.scores, abs(float(scores[nearest]) - float(score)))
+            distance = np.abs(rounded.boxes.numpy() - theirs["whole"][i]).max(axis=1)
+            self.whole = max(self.whole, float(distance.min()))
             if i in chosen:
-                wanted = theirs["masks"][chosen.index(i)].astype(np.float64) / MASK_SCALE
-                self.masks = max(self.masks, float(np.abs(masks[nearest] - wanted).max()))
-            if i in kept:
-                row = int(np.abs(rounded.boxes.numpy() - theirs["whole"][i]).max(axis=1).argmin())
-                self.whole = max(self.whole, float(np.abs(rounded.boxes[row].numpy() - theirs["whole"][i]).max()))
-                if i in chosen:
-                    candidates = [
-                        int((bitmaps[r] != drawn[chosen.index(i)]).sum())
-                        for r in range(len(rounded))
-                        if float(rounded.scores[r]) == float(scores[nearest])
-                    ]
-                    self.pixels += min(candidates)
-        self.surplus += max(0, int(free.sum()) - int(unsure.sum()))
+                same_score = rounded.scores.numpy() == scores[nearest]
+                self.pixels += min((bitmaps[same_score] != drawn[chosen.index(i)]).sum(axis=(1, 2)).tolist())

@@ -19,7 +19,7 @@ from maskrcnn.weights.detectron2_settings import read_config
 from maskrcnn.weights.opening import open_content
 
 from . import detectron2_fixture as fixtures
-from .seeded import seeded_state
+from . import parity
 
 FAST = ("cascade", "keypoints", "r50-c4", "r50-fpn", "r50-fpn-gn")
 
@@ -30,18 +30,15 @@ def slow_but(names: list[str]) -> list[Any]:
 
 @pytest.mark.parametrize("name", slow_but(fixtures.names()))
 def test_finds_what_detectron2_found(name: str, tmp_path: Path) -> None:
-    fixture = fixtures.Fixture.read(name)
+    fixture = fixtures.read(name)
     about = fixture.about
-    state = fixtures.weights(seeded_state, about["tensors"], about["roles"], about["seed"])
+    state = fixtures.weights(about["tensors"], about["roles"], about["seed"])
     write = fixtures.write_training_file if name == "r50-fpn-gn" else fixtures.write_zoo_file
     file = write(tmp_path / "weights", state)
     (tmp_path / "config.yaml").write_text(about["config"])
     detector = maskrcnn.load(file, device="cpu")
 
-    differences = fixtures.Differences()
-    for picture, found in fixture.found.items():
-        differences.add(detector.predict(fixtures.PICTURES / f"{picture}.png"), found)
-
+    differences = parity.compared(detector, fixture)
     assert differences.detections >= 20
     assert (differences.missing, differences.surplus) == (0, 0)
     assert differences.boxes < 0.05
@@ -58,7 +55,7 @@ def test_finds_what_detectron2_found(name: str, tmp_path: Path) -> None:
 def empty(name: str) -> dict[str, torch.Tensor]:
     """The tensors of a fixture's variant: zeros, and the counters of batches as training leaves them."""
     tensors = {}
-    for tensor, shape in fixtures.Fixture.read(name).about["tensors"].items():
+    for tensor, shape in fixtures.read(name).about["tensors"].items():
         tensors[tensor] = torch.zeros(shape)
         if tensor.endswith("num_batches_tracked"):
             was_fixed = name == "r50-fpn-syncbn" and (".stem." in tensor or ".res2." in tensor)
@@ -75,7 +72,7 @@ def settings(tmp_path: Path, text: str) -> Settings:
 def test_assumes_what_the_zoo_has(name: str, tmp_path: Path) -> None:
     """Without settings the config is that of the zoo's own, but for what the fixture made smaller."""
     tensors = empty(name)
-    told = convert(Content(tensors), settings(tmp_path, fixtures.Fixture.read(name).about["config"]))
+    told = convert(Content(tensors), settings(tmp_path, fixtures.read(name).about["config"]))
     assumed = convert(Content(tensors), None)
     small, config = told.config, assumed.config
     config = replace(

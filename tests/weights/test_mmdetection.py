@@ -22,6 +22,7 @@ from maskrcnn.weights.mmdetection import convert, recognises
 from maskrcnn.weights.opening import open_content, open_weights
 
 from . import mmdetection_fixture as fixtures
+from . import parity
 
 FAST = ("faster-rcnn_r50", "mask-rcnn_r50", "mask-rcnn_r50-caffe", "mask-rcnn_r50_3-classes")
 PLAIN = "mask-rcnn_r50"
@@ -50,12 +51,12 @@ data = dict(samples_per_gpu=2, test=dict(type='CocoDataset', pipeline=test_pipel
 
 def empty(name: str = PLAIN) -> dict[str, Tensor]:
     """The tensors of a fixture's variant, all zero."""
-    return {tensor: torch.zeros(shape) for tensor, shape in fixtures.Fixture.read(name).about["tensors"].items()}
+    return {tensor: torch.zeros(shape) for tensor, shape in fixtures.read(name).about["tensors"].items()}
 
 
 def config_of(name: str = PLAIN) -> dict[str, Any]:
     """MMDetection's config of a fixture as plain values."""
-    return parse_python_config(fixtures.Fixture.read(name).about["config"], name)
+    return parse_python_config(fixtures.read(name).about["config"], name)
 
 
 def version_2() -> str:
@@ -77,7 +78,7 @@ def told_by(text: str, meta: dict[str, Any] | None = None, name: str = PLAIN) ->
 # --- the same answers -------------------------------------------------------------------------------------------------
 
 
-def meta_of(fixture: fixtures.Fixture, version: int) -> dict[str, Any]:
+def meta_of(fixture: parity.Fixture, version: int) -> dict[str, Any]:
     """What training writes beside the tensors."""
     classes, config = tuple(fixture.about["classes"]), fixture.about["config"]
     if version == 3:
@@ -92,11 +93,11 @@ def meta_of(fixture: fixtures.Fixture, version: int) -> dict[str, Any]:
     }
 
 
-def require_equal(detector: Any, fixture: fixtures.Fixture, pictures: Sequence[str] = fixtures.PICTURE_NAMES) -> None:
-    differences = fixtures.Differences()
+def require_equal(detector: Any, fixture: parity.Fixture, pictures: Sequence[str] = parity.PICTURE_NAMES) -> None:
+    differences = parity.Differences()
     for picture in pictures:
         theirs = fixture.found[picture]
-        ours = detector.predict(fixtures.PICTURES / f"{picture}.png")
+        ours = detector.predict(parity.PICTURES / f"{picture}.png")
         differences.add(ours, theirs)
         if "areas" in theirs:
             areas = ours.masks.bitmaps().sum(dim=(1, 2)).numpy()
@@ -113,17 +114,17 @@ def require_equal(detector: Any, fixture: fixtures.Fixture, pictures: Sequence[s
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in fixtures.names()]
 )
 def test_finds_what_mmdetection_found(name: str, tmp_path: Path) -> None:
-    fixture = fixtures.Fixture.read(name)
-    file = fixtures.write(tmp_path / "epoch_12.pth", fixture.weights(), meta_of(fixture, version=3))
+    fixture = fixtures.read(name)
+    file = fixtures.write(tmp_path / "epoch_12.pth", fixtures.weights_of(fixture), meta_of(fixture, version=3))
     detector = maskrcnn.load(file, device="cpu")
     assert detector.class_names == tuple(fixture.about["classes"])
     require_equal(detector, fixture)
 
 
 def test_finds_the_same_with_a_file_of_version_2(tmp_path: Path) -> None:
-    fixture = fixtures.Fixture.read(PLAIN)
-    file = fixtures.write(tmp_path / "latest.pth", fixture.weights(), meta_of(fixture, version=2))
-    require_equal(maskrcnn.load(file, device="cpu"), fixture, fixtures.PICTURE_NAMES[:1])
+    fixture = fixtures.read(PLAIN)
+    file = fixtures.write(tmp_path / "latest.pth", fixtures.weights_of(fixture), meta_of(fixture, version=2))
+    require_equal(maskrcnn.load(file, device="cpu"), fixture, parity.PICTURE_NAMES[:1])
 
 
 def test_the_same_config_from_either_version() -> None:
@@ -136,7 +137,7 @@ def test_the_same_config_from_either_version() -> None:
 
 
 def test_a_config_handed_in_comes_before_the_one_inside(tmp_path: Path) -> None:
-    state, text = empty("faster-rcnn_r50"), fixtures.Fixture.read("faster-rcnn_r50").about["config"]
+    state, text = empty("faster-rcnn_r50"), fixtures.read("faster-rcnn_r50").about["config"]
     file = fixtures.write(tmp_path / "model.pth", state, {"cfg": text})
     (tmp_path / "base.py").write_text(text)
     (tmp_path / "mine.py").write_text("_base_ = 'base.py'\nmodel = dict(test_cfg=dict(rcnn=dict(max_per_img=7)))")
@@ -149,7 +150,7 @@ def test_a_config_handed_in_comes_before_the_one_inside(tmp_path: Path) -> None:
 
 
 def test_the_config_inside_comes_before_one_beside(tmp_path: Path) -> None:
-    text = fixtures.Fixture.read("faster-rcnn_r50").about["config"]
+    text = fixtures.read("faster-rcnn_r50").about["config"]
     file = fixtures.write(tmp_path / "model.pth", empty("faster-rcnn_r50"), {"cfg": text})
     (tmp_path / "config.yaml").write_text("MODEL: {MASK_ON: true}")  # of another detector in the same folder
     assert open_weights(file).metadata["settings"] == "the config inside the file"
@@ -186,8 +187,8 @@ def test_without_settings_it_is_the_zoos() -> None:
 
 def test_whole_settings_leave_nothing_to_assume() -> None:
     for name in fixtures.names():
-        names = {"dataset_meta": {"classes": tuple(fixtures.Fixture.read(name).about["classes"])}}
-        content = Content(empty(name), {"meta": {"cfg": fixtures.Fixture.read(name).about["config"], **names}})
+        names = {"dataset_meta": {"classes": tuple(fixtures.read(name).about["classes"])}}
+        content = Content(empty(name), {"meta": {"cfg": fixtures.read(name).about["config"], **names}})
         assumed = convert(content, None).assumed
         assert [line for line in assumed if not line.startswith("category_ids 1 to 3")] == []
 
@@ -401,24 +402,39 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
             {"roi_head": {"bbox_roi_extractor": {"roi_layer": {"output_size": 14}}}},
             "output_size: .* expected 7, as the",
         ),
-        ({"roi_head": {"type": "PointRendRoIHead"}}, "roi_head.type: is not known here; found PointRendRoIHead"),
-        ({"roi_head": {"bbox_head": {"type": "SABLHead"}}}, "bbox_head.type: is not known here; found SABLHead"),
+        (
+            {"roi_head": {"type": "PointRendRoIHead"}},
+            "roi_head.type: does not fit, or is not known here; found PointRendRoIHead",
+        ),
+        (
+            {"roi_head": {"bbox_head": {"type": "SABLHead"}}},
+            "bbox_head.type: does not fit, or is not known here; found SABLHead",
+        ),
         ({"roi_head": {"bbox_head": {"cls_predictor_cfg": {"type": "NormedLinear"}}}}, "found NormedLinear"),
         (
             {"roi_head": {"bbox_head": {"bbox_coder": {"target_means": [0, 0, 1, 0]}}}},
-            "target_means: is not known here",
+            "target_means: does not fit, or is not known here",
         ),
         ({"roi_head": {"mask_roi_extractor": {"finest_scale": 40}}}, "mask_roi_extractor: differs between heads"),
         ({"roi_head": {"type": "CascadeRoIHead"}}, "roi_head.type: .* found CascadeRoIHead; expected StandardRoIHead"),
         ({"backbone": {"depth": 101}}, "backbone.depth: contradicts the weights; found 101; expected 50"),
-        ({"backbone": {"conv_cfg": {"type": "ConvWS"}}}, "backbone.conv_cfg.type: is not known here; found ConvWS"),
-        ({"backbone": {"avg_down": True}}, "backbone.avg_down: is not known here; found True"),
+        (
+            {"backbone": {"conv_cfg": {"type": "ConvWS"}}},
+            "backbone.conv_cfg.type: does not fit, or is not known here; found ConvWS",
+        ),
+        ({"backbone": {"avg_down": True}}, "backbone.avg_down: does not fit, or is not known here; found True"),
         ({"backbone": {"style": "tensorflow"}}, "backbone.style: is not known here"),
-        ({"neck": {"type": "PAFPN"}}, "neck.type: is not known here; found PAFPN; expected FPN"),
+        ({"neck": {"type": "PAFPN"}}, "neck.type: does not fit, or is not known here; found PAFPN; expected FPN"),
         ({"rpn_head": {"anchor_generator": {"type": "LegacyAnchorGenerator"}}}, "found LegacyAnchorGenerator"),
         ({"rpn_head": {"anchor_generator": {"scales": [4, 8]}}}, "anchor_generator: contradicts .* 3 anchors a cell"),
-        ({"rpn_head": {"loss_cls": {"use_sigmoid": False}}}, "rpn_head.loss_cls.use_sigmoid: is not known here"),
-        ({"test_cfg": {"rcnn": {"nms": {"type": "soft_nms"}}}}, "rcnn.nms.type: is not known here; found soft_nms"),
+        (
+            {"rpn_head": {"loss_cls": {"use_sigmoid": False}}},
+            "rpn_head.loss_cls.use_sigmoid: does not fit, or is not known here",
+        ),
+        (
+            {"test_cfg": {"rcnn": {"nms": {"type": "soft_nms"}}}},
+            "rcnn.nms.type: does not fit, or is not known here; found soft_nms",
+        ),
         ({"test_cfg": {"rcnn": {"max_per_img": -1}}}, "max_per_img: is not known here; found -1; expected a limit"),
         ({"test_cfg": {"rcnn": {"score_thr": "high"}}}, "score_thr: wrong type; found high"),
         ({"data_preprocessor": {"pad_value": 114}}, "pad_val: is not known here; found 114"),

@@ -139,7 +139,7 @@ def test_settings_tell_apart_what_weights_do_not() -> None:
 )
 def test_settings_are_those_that_detectron2_wrote(name: str, fixture: str, tmp_path: Path) -> None:
     """The zoo's settings give the detector that Detectron2's own config gives, which was made for smaller pictures."""
-    about = fixtures.Fixture.read(fixture).about
+    about = fixtures.read(fixture).about
     tensors = {
         tensor: torch.zeros(shape, device="cpu" if tensor.endswith("num_batches_tracked") else "meta")
         for tensor, shape in about["tensors"].items()

@@ -1,7 +1,7 @@
 """What torchvision found with seeded random weights, and the same weights again as a file that torchvision could write.
 
 Torchvision is installed wherever the tests run, and `test_torchvision_parity.py` asks it itself. The fixtures see to it
-that both sides do not change together. A fixture is `fixtures/torchvision/NAME.npz`, as in `detectron2_fixture.py` but
+that both sides do not change together. A fixture is `fixtures/torchvision/NAME.npz`, as `parity.py` says, with
 
     about     JSON: tensors (name to shape), config (fields of ours that the weights do not tell), roles and seed of the
               weights, versions (of torchvision, torch)
@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from . import detectron2_fixture as base
-from .detectron2_fixture import MASK_SCALE, PICTURE_NAMES, PICTURES, Differences, Fixture
-from .seeded import seeded_state
+from . import parity as base
+from .parity import MASK_SCALE, PICTURE_NAMES, PICTURES, Differences, Fixture
 
 __all__ = ["MASK_SCALE", "PICTURES", "PICTURE_NAMES", "ROLES", "Differences", "Fixture", "names", "read", "weights"]
 
@@ -60,5 +59,5 @@ def read(name: str) -> Fixture:
 
 def weights(tensors: Mapping[str, Any], roles: Sequence[Sequence[str]], seed: int) -> dict[str, torch.Tensor]:
     """The seeded tensors, counters as whole numbers."""
-    state = base.weights(seeded_state, tensors, roles, seed)
+    state = base.weights(tensors, roles, seed)
     return {name: torch.from_numpy(array) for name, array in state.items()}

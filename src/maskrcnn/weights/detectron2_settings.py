@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maskrcnn.errors import InputError, InputErrors
-from maskrcnn.weights.content import Settings
+from maskrcnn.errors import InputError
+from maskrcnn.weights import facts as common
 
 T = TypeVar("T")
 
 ZOO = "as in Detectron2's zoo"  # why a value was assumed: its networks of this layout have it
 
 _BASE = "_BASE_"  # names the file or files that a config builds on
-_UNTOLD = object()
 
 # where a lazy config keeps what a CfgNode calls so; numbers are places in a list, pairs are (learning, detecting)
 _LAZY_PLACES = {
@@ -64,6 +63,9 @@ class _Code:
     """A value that only Python could make: a YAML node with a tag of its own, left unmade."""
 
     tag: str
+
+    def __str__(self) -> str:
+        return self.tag
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -130,25 +132,18 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 @dataclass
-class Facts:
-    """What the settings say, compared with what the weights say, and a list of what neither does.
-
-    Problems are kept and raised together by `finish`, so that all can be mended in one go.
-    """
-
-    settings: Settings | None = None
-    assumed: list[str] = field(default_factory=list)
-    problems: list[InputError] = field(default_factory=list)
+class Facts(common.Facts):
+    """Detectron2's, asked by the names of a `CfgNode`: "MODEL.RPN.NMS_THRESH"."""
 
     def told(self, key: str) -> Any:
-        """The settings' value of "MODEL.RPN.NMS_THRESH", or `None` where they have none."""
+        """The settings' value, lists as tuples, or `None` where they have none."""
         if self.settings is None:
             return None
         values, path = self.settings.values, key
         if "model" in values and "MODEL" not in values:
             path = _LAZY_PLACES.get(key, "")
-        value = _find(values, path)
-        if value is _UNTOLD or (isinstance(value, str) and value.startswith("${")):  # a reference of OmegaConf's
+        value = common.find(values, path)
+        if isinstance(value, str) and value.startswith("${"):  # a reference of OmegaConf's
             return None
         return _plain(value)
 
@@ -159,15 +154,11 @@ class Facts:
         """
         value = self.told(key)
         if value is None:
-            self.assumed.append(f"{place} {_text(default)}: {reason} ({key})")
+            self.assume(place, default, f"{reason} ({key})")
             return default
         if nest and isinstance(value, tuple) and not any(isinstance(item, tuple) for item in value):
             value = (value,)
-        fitted = _like(default, value)
-        if fitted is _UNTOLD:
-            self.problem("wrong type", key, value, f"something like {_text(default)}")
-            return default
-        return fitted  # type: ignore[no-any-return]
+        return self.fitted(key, value, default)
 
     def sized(self, key: str, values: tuple[T, ...], default: tuple[T, ...]) -> tuple[T, ...]:
         """`values`, if they are as many as those of `default`."""
@@ -175,42 +166,6 @@ class Facts:
             return values
         self.problem("wrong length", key, values, f"{len(default)} values")
         return default
-
-    def agree(self, key: str, in_weights: Any) -> None:
-        """Note a problem where the settings say something else than the weights."""
-        value = self.told(key)
-        if value is not None and _like(in_weights, value) != in_weights:
-            self.problem("contradicts the weights", key, value, f"{_text(in_weights)}, as the weights have it")
-
-    def only(self, key: str, *known: Any) -> None:
-        """Note a problem where the settings want what is not built here."""
-        value = self.told(key)
-        if value is not None and value not in known:
-            self.problem("does not fit, or is not known here", key, value, " or ".join(map(_text, known)))
-
-    def problem(self, problem: str, key: str, found: object, expected: str) -> None:
-        """Note a problem of any kind."""
-        origin = self.settings.origin if self.settings is not None else None
-        self.problems.append(InputError(problem, file=origin, field=key, found=_text(found), expected=expected))
-
-    def finish(self) -> tuple[str, ...]:
-        """What was assumed. Errors: `InputError`, or `InputErrors` with every problem."""
-        if len(self.problems) == 1:
-            raise self.problems[0]
-        if self.problems:
-            raise InputErrors("settings and weights do not fit", self.problems)
-        return tuple(self.assumed)
-
-
-def _find(values: Any, path: str) -> Any:
-    for key in path.split("."):
-        if isinstance(values, Mapping) and key in values:
-            values = values[key]
-        elif isinstance(values, list | tuple) and key.isdecimal() and int(key) < len(values):
-            values = values[int(key)]
-        else:
-            return _UNTOLD
-    return values
 
 
 def _plain(value: Any) -> Any:
@@ -223,27 +178,3 @@ def _plain(value: Any) -> Any:
         return _plain(ast.literal_eval(value)) if value[:1] in "([0123456789-." else value
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
-
-
-def _like(example: Any, value: Any) -> Any:
-    """`value` as the kind of thing that `example` is (whole number, number, text, tuple of ...), or `_UNTOLD`."""
-    if isinstance(example, tuple):
-        if not isinstance(value, tuple) or not value:
-            return _UNTOLD
-        items = tuple(_like(example[0], item) for item in value)
-        return _UNTOLD if _UNTOLD in items else items
-    if isinstance(example, bool) or isinstance(value, bool):
-        return value if isinstance(example, bool) and isinstance(value, bool) else _UNTOLD
-    if isinstance(example, float) and isinstance(value, int | float):
-        return float(value)
-    if isinstance(example, int) and isinstance(value, int | float) and float(value).is_integer():
-        return int(value)
-    return value if isinstance(example, str) and isinstance(value, str) else _UNTOLD
-
-
-def _text(value: object) -> str:
-    if isinstance(value, _Code):
-        return value.tag
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_text, value))})"
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskrcnn.data.classes import Classes
-from maskrcnn.errors import InputError, InputErrors
+from maskrcnn.errors import InputError
 from maskrcnn.model.anchors import AnchorConfig
 from maskrcnn.model.backbone import BackboneConfig
 from maskrcnn.model.box_head import BoxHeadConfig, DetectionConfig
@@ -24,6 +24,7 @@ from maskrcnn.model.roi_pooler import RoIPoolerConfig
 from maskrcnn.model.rpn import RPNConfig
 from maskrcnn.weights.class_names import coco
 from maskrcnn.weights.content import Settings
+from maskrcnn.weights.facts import Facts
 
 EPS = 1e-3  # of batch norms: Keras's default
 DIVISOR = 64  # px, the stride of p6
@@ -79,23 +80,26 @@ class Shapes:
 def config_of(shapes: Shapes, settings: Settings | None) -> tuple[MaskRCNNConfig, tuple[str, ...]]:
     """The config of a detector of these shapes, and one line for each value that nothing told.
 
-    Errors: `InputError` for settings that have no field of `Config`; `InputErrors` with every field that contradicts
-    the weights, has a wrong kind or asks for what is not built here.
+    Errors: `InputError` for settings that have no field of `Config`, for one that contradicts the weights, has a wrong
+    kind or asks for what is not built here, and `InputErrors` for several.
     """
     given = dict(settings.values) if settings is not None else {}
-    origin = settings.origin if settings is not None else ""
     if settings is not None and not any(name in given for name in (*DEFAULTS, *_IN_WEIGHTS)):
         found, expected = ", ".join(map(str, list(given)[:4])), "fields of Matterport's Config, such as IMAGE_MAX_DIM"
-        raise InputError("does not fit Matterport's weights", field=origin, found=found, expected=expected)
-    problems = [*_contradictions(given, shapes), *_wrong(given, shapes)]
-    classes = _classes(given, shapes, problems)
-    if problems:
-        raise InputErrors(f"{origin}: settings and weights do not fit", problems)
+        raise InputError("does not fit Matterport's weights", field=settings.origin, found=found, expected=expected)
+    facts = Facts(settings)
+    for field, name in _IN_WEIGHTS.items():
+        facts.agree(field, getattr(shapes, name))
+    for field, only in _ONLY.items():
+        facts.only(field, only)
+    _check(given, shapes, facts)
+    if not given:
+        for name, value in DEFAULTS.items():
+            facts.assume(name, value, "Matterport's default")
+    classes = _classes(given, shapes, facts)
+    assumed = facts.finish()
     values = {name: _as(default, given.get(name, default)) for name, default in DEFAULTS.items()}
-    assumed = [] if given else [f"{name} {value}: Matterport's default" for name, value in DEFAULTS.items()]
-    if _NAMES not in given:
-        assumed.append(f"class names: {_names_source(shapes)}")
-    return _config(values, shapes, classes), tuple(assumed)
+    return _config(values, shapes, classes), assumed
 
 
 def _as(default: Any, value: Any) -> Any:
@@ -174,33 +178,17 @@ def _delta_weights(deviations: Any) -> tuple[float, float, float, float]:
 # --- settings that do not fit -----------------------------------------------------------------------------------------
 
 
-def _contradictions(given: Mapping[str, Any], shapes: Shapes) -> list[InputError]:
-    problems = []
-    for field, name in _IN_WEIGHTS.items():
-        expected = getattr(shapes, name)
-        if field in given and given[field] != expected:
-            expected = f"{expected}, as the weights have it"
-            problems.append(InputError("contradicts the weights", field=field, found=given[field], expected=expected))
-    return problems
-
-
-def _wrong(given: Mapping[str, Any], shapes: Shapes) -> list[InputError]:
-    problems = []
+def _check(given: Mapping[str, Any], shapes: Shapes, facts: Facts) -> None:
+    """Note a problem for each value that its field cannot have."""
     for field, default in DEFAULTS.items():
         value = given.get(field, default)
         expected = _expected(field, value, shapes)
         if expected is not None:
-            problems.append(InputError("impossible value", field=field, found=value, expected=expected))
-    for field, only in _ONLY.items():
-        value = given.get(field, only)
-        if (tuple(value) if isinstance(value, list) else value) != only:
-            problems.append(InputError("is not known here", field=field, found=value, expected=str(only)))
-    if given.get("IMAGE_RESIZE_MODE", "square") == "square" and not problems:
+            facts.problem("impossible value", field, value, expected)
+    if given.get("IMAGE_RESIZE_MODE", "square") == "square" and not facts.problems:
         side = given.get("IMAGE_MAX_DIM", DEFAULTS["IMAGE_MAX_DIM"])
         if not side or side % DIVISOR:
-            expected = f"a multiple of {DIVISOR} px"
-            problems.append(InputError("impossible value", field="IMAGE_MAX_DIM", found=side, expected=expected))
-    return problems
+            facts.problem("impossible value", "IMAGE_MAX_DIM", side, f"a multiple of {DIVISOR} px")
 
 
 def _expected(field: str, value: Any, shapes: Shapes) -> str | None:
@@ -219,21 +207,20 @@ def _expected(field: str, value: Any, shapes: Shapes) -> str | None:
     return None if fits else "a whole number" if whole else "a number"
 
 
-def _classes(given: Mapping[str, Any], shapes: Shapes, problems: list[InputError]) -> Classes:
+def _classes(given: Mapping[str, Any], shapes: Shapes, facts: Facts) -> Classes:
     count = shapes.num_classes - 1
     names = given.get(_NAMES)
     if names is None:
+        source = "COCO's, for 81 classes" if _is_coco(shapes) else "numbers, since nothing names them"
+        facts.assumed.append(f"class names: {source}")
         return coco() if _is_coco(shapes) else Classes.numbered(count)
     if not isinstance(names, list | tuple) or len(names) not in (count, count + 1):
         found = len(names) if isinstance(names, list | tuple) else names
-        expected = f"{count} names, as the weights have, or BG and {count}"
-        problems.append(InputError("does not fit the weights", field=_NAMES, found=found, expected=expected))
+        facts.problem(
+            "does not fit the weights", _NAMES, found, f"{count} names, as the weights have, or BG and {count}"
+        )
         return Classes.numbered(count)
     return Classes.named(str(name) for name in names[-count:])
-
-
-def _names_source(shapes: Shapes) -> str:
-    return "COCO's, for 81 classes" if _is_coco(shapes) else "numbers, since nothing names them"
 
 
 def _is_coco(shapes: Shapes) -> bool:

@@ -28,7 +28,8 @@ from maskrcnn.model.preprocess import PreprocessConfig
 from maskrcnn.model.roi_pooler import RoIPoolerConfig
 from maskrcnn.model.rpn import RPNConfig
 from maskrcnn.weights import class_names
-from maskrcnn.weights.mmdetection_settings import Facts, as_text, like, require_built_here
+from maskrcnn.weights.facts import as_text, like
+from maskrcnn.weights.mmdetection_settings import Facts, require_built_here
 
 State = Mapping[str, Tensor]
 Three = tuple[float, float, float]

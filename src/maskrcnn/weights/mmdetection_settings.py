@@ -7,16 +7,16 @@ and, in version 3, by the model's `data_preprocessor`. The first files of versio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from maskrcnn.errors import InputError, InputErrors
+from maskrcnn.errors import InputError
+from maskrcnn.weights import facts as common
 from maskrcnn.weights.content import Settings
 
 T = TypeVar("T")
 Dict = Mapping[str, Any]
 
-UNTOLD = object()
 _IS_CONFIG = ("model", "test_pipeline", "test_dataloader", "data")
 _PIPELINES = ("test_dataloader.dataset.pipeline", "data.test.pipeline", "test_pipeline")
 _DATASETS = ("test_dataloader.dataset", "data.test", "train_dataloader.dataset", "data.train")
@@ -42,21 +42,13 @@ def in_one_place(settings: Settings) -> Settings:
 
 
 @dataclass
-class Facts:
-    """The settings, compared with what the weights say, and a list of what neither says.
+class Facts(common.Facts):
+    """MMDetection's, asked by the names of version 3: "model.backbone.depth"."""
 
-    Problems are kept and raised together by `finish`, so that all can be mended in one go.
-    """
-
-    settings: Settings | None = None
-    assumed: list[str] = field(default_factory=list)
-    problems: list[InputError] = field(default_factory=list)
-
-    def told(self, *keys: str) -> Any:
-        """The settings' value of the first of `keys` ("model.backbone.depth") that they have, or `None`."""
-        values = self.settings.values if self.settings is not None else {}
-        found = (find(values, key) for key in keys)
-        return next((value for value in found if value is not UNTOLD), None)
+    def told(self, key: str, *others: str) -> Any:
+        """The settings' value of the first of the keys that they have, or `None`."""
+        found = (super(Facts, self).told(each) for each in (key, *others))
+        return next((value for value in found if value is not None), None)
 
     def ask(self, place: str, default: T, *keys: str) -> T:
         """The value of the first of `keys`, of the kind that `default` is, for our field `place`.
@@ -65,47 +57,17 @@ class Facts:
         default is noted as assumed.
         """
         value = self.told(*keys)
-        if value is None:
-            if self.told(*(key.rpartition(".")[0] for key in keys)) is None:
-                self.assume(place, default)
-            return default
-        fitted = like(default, value)
-        if fitted is UNTOLD:
-            self.problem("wrong type", keys[0], value, f"something like {as_text(default)}")
-            return default
-        return fitted  # type: ignore[no-any-return]
-
-    def assume(self, place: str, value: object, reason: str = "MMDetection's default") -> None:
-        """Note that nothing told our field `place`, so that it is `value`."""
-        self.assumed.append(f"{place} {as_text(value)}: {reason}")
-
-    def agree(self, key: str, in_weights: Any) -> None:
-        """Note a problem where the settings say something else than the weights."""
-        value = self.told(key)
-        if value is not None and like(in_weights, value) != in_weights:
-            self.problem("contradicts the weights", key, value, f"{as_text(in_weights)}, as the weights have it")
+        if value is not None:
+            return self.fitted(keys[0], value, default)
+        if self.told(*(key.rpartition(".")[0] for key in keys)) is None:
+            self.assume(place, default, "MMDetection's default")
+        return default
 
     def only(self, key: str, *known: Any) -> None:
-        """Note a problem where the settings want what is not built here. Of a class path the last name counts."""
+        """As ever, but of a class path the last name counts."""
         value = self.told(key)
-        if isinstance(value, str):
-            value = value.rpartition(".")[2]
-        value = tuple(value) if isinstance(value, list) else value
-        if value is not None and value not in known:
-            self.problem("is not known here", key, value, " or ".join(map(as_text, known)))
-
-    def problem(self, problem: str, key: str, found: object, expected: str) -> None:
-        """Note a problem of another kind."""
-        origin = self.settings.origin if self.settings is not None else None
-        self.problems.append(InputError(problem, file=origin, field=key, found=as_text(found), expected=expected))
-
-    def finish(self) -> tuple[str, ...]:
-        """What was assumed. Errors: `InputError`, or `InputErrors` with every problem."""
-        if len(self.problems) == 1:
-            raise self.problems[0]
-        if self.problems:
-            raise InputErrors("settings and weights do not fit", self.problems)
-        return tuple(self.assumed)
+        if not (isinstance(value, str) and value.rpartition(".")[2] in known):
+            super().only(key, *known)
 
     def section(self, key: str, stage: int) -> str:
         """The key of a head's settings: cascades have a list of them, or one for all stages."""
@@ -219,9 +181,6 @@ def require_built_here(facts: Facts, stages: int) -> None:
         facts.only(key, *values)
 
 
-# --- values -----------------------------------------------------------------------------------------------------------
-
-
 def names_of(value: object) -> tuple[str, ...] | None:
     """Class names, if that is what `value` holds: a list of texts, or one text."""
     if isinstance(value, str) and not value.endswith(".txt"):
@@ -229,38 +188,3 @@ def names_of(value: object) -> tuple[str, ...] | None:
     if isinstance(value, list | tuple) and value and all(isinstance(name, str) for name in value):
         return tuple(value)
     return None
-
-
-def as_text(value: object) -> str:
-    """A value as one reads it in a message."""
-    if isinstance(value, tuple | list):
-        return f"({', '.join(map(as_text, value))})"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def find(values: Any, path: str) -> Any:
-    """The value at "a.b.0.c", or `UNTOLD`."""
-    for key in path.split("."):
-        if isinstance(values, Mapping) and values.get(key) is not None:
-            values = values[key]
-        elif isinstance(values, list | tuple) and key.isdecimal() and int(key) < len(values):
-            values = values[int(key)]
-        else:
-            return UNTOLD
-    return values
-
-
-def like(example: Any, value: Any) -> Any:
-    """`value` as the kind of thing that `example` is (whole number, number, text, tuple of ...), or `UNTOLD`."""
-    if isinstance(example, tuple):
-        if not isinstance(value, list | tuple) or not value:
-            return UNTOLD
-        items = tuple(like(example[0], item) for item in value)
-        return UNTOLD if UNTOLD in items else items
-    if isinstance(example, bool) or isinstance(value, bool):
-        return value if isinstance(example, bool) and isinstance(value, bool) else UNTOLD
-    if isinstance(example, float) and isinstance(value, int | float):
-        return float(value)
-    if isinstance(example, int) and isinstance(value, int | float) and float(value).is_integer():
-        return int(value)
-    return value if isinstance(example, str) and isinstance(value, str) else UNTOLD

@@ -100,3 +100,10 @@ def test_a_length_in_another_unit_is_the_length(unit: str) -> None:
 def test_changes_that_are_none(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         changed(Recipe(), changes)
+
+
+@pytest.mark.parametrize("field", ["epochs", "minutes", "learning_rate"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_run_has_an_end(field: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"recipe\.{field}: wrong type; found (inf|nan); expected a finite number"):
+        changed(Recipe(), {field: value})

@@ -6,6 +6,7 @@ Each part of the model defines its own config beside itself; this file only move
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -71,7 +72,8 @@ def _typed(hint: Any, value: Any, field: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         return dict(_checked(isinstance(value, Mapping), value, field, "a dictionary"))
     if hint is float:
-        return float(_checked(isinstance(value, int | float) and not isinstance(value, bool), value, field, "a number"))
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return float(_checked(is_number, value, field, "a finite number"))
     if hint is int:
         return _checked(isinstance(value, int) and not isinstance(value, bool), value, field, "a whole number")
     if hint in (str, bool):

@@ -40,13 +40,14 @@ class InputError(ValueError):
 class InputErrors(InputError):
     """Several things wrong with one input, collected so that they can be mended in one go.
 
-    `errors` keeps every one; the message counts them and shows the first few, separated by " | ".
+    `errors` keeps every one, `problem` and `file` what they have in common; the message counts them and shows the first
+    few, separated by " | ".
     """
 
     SHOWN = 5
 
     def __init__(self, problem: str, errors: Sequence[InputError], *, file: str | Path | None = None) -> None:
-        self.errors = tuple(errors)
+        self.errors, self.problem, self.file = tuple(errors), problem, file
         shown = " | ".join(str(error) for error in self.errors[: self.SHOWN])
         rest = len(self.errors) - self.SHOWN
         more = f" | and {rest} more" if rest > 0 else ""

@@ -39,7 +39,8 @@ def test_what_an_earlier_demo_left_is_replaced_and_nothing_else(tmp_path: Path) 
     (tmp_path / "nuclei").mkdir()
     (tmp_path / "nuclei" / "old.png").write_text("old")
     (tmp_path / "mine.txt").write_text("mine")
-    assert main(["demo", "--out", str(tmp_path), "--minutes", "-1"]) == 1
+    for minutes in ("-1", "nan", "inf"):
+        assert main(["demo", "--out", str(tmp_path), "--minutes", minutes]) == 2
     assert (tmp_path / "nuclei" / "old.png").exists()
     assert main(["demo", "--out", str(tmp_path), "--minutes", "0", "--device", "cpu"]) == 0
     assert not (tmp_path / "nuclei" / "old.png").exists() and (tmp_path / "mine.txt").read_text() == "mine"

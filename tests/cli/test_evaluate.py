@@ -48,7 +48,8 @@ def test_data_with_problems_is_refused_or_skipped(
     assert evaluate(*common) == 1
     error = capsys.readouterr().err
     lines = error.splitlines()  # one for each problem, then their number
-    assert lines[0].startswith("error: ") and "1.png" in lines[0] and lines[1:] == ["error: 1 problem"]
+    assert lines[0].startswith("error: ") and "1.png" in lines[0]
+    assert lines[1:] == ["error: the data set has problems: 1"]
     assert evaluate(*common, "--skip-bad") == 0
     told = capsys.readouterr()
     assert "2 pictures" in told.out and "left out: " in told.err and "1.png" in told.err
@@ -69,3 +70,50 @@ def test_data_that_is_missing(weights: Path, tmp_path: Path, capsys: pytest.Capt
     assert evaluate(tmp_path / "none", "--weights", weights, "--out", tmp_path / "out") == 1
     assert "none: no such file" in capsys.readouterr().err
     assert evaluate("--weights", weights, "--out", tmp_path / "out") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--score-threshold", "nan"], "--score-threshold: impossible value; found nan; expected a number from 0 to 1"),
+        (["--score-threshold", "1.5"], "--score-threshold: impossible value; found 1.5; expected a number from 0 to 1"),
+        (["--max-detections"], "--max-detections: impossible value; found none; expected one or more whole numbers"),
+        (["--max-detections", "100", "0"], "--max-detections: impossible value; found 100 0; expected one or more"),
+    ],
+)
+def test_options_out_of_range(
+    words: list[str], error: str, weights: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(dataset, "--weights", weights, "--out", tmp_path / "out", *words) == 2
+    assert capsys.readouterr().err.startswith(f"error: {error}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_is_no_folder_is_found_before_the_work(
+    weights: Path,
+    dataset: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("maskrcnn.api.evaluate", lambda *args, **options: pytest.fail("the work was done"))
+    (tmp_path / "out").write_text("mine")
+    assert evaluate(dataset, "--images", pictures, "--weights", weights, "--out", tmp_path / "out") == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'out'}: --out: is not a folder; expected a folder, or a new name\n"
+    )
+
+
+def test_tables_fit_80_columns(
+    weights: Path,
+    dataset: Path,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert evaluate(dataset, "--images", pictures, "--weights", weights, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "overlap" in shown and "precision" in shown and "…" not in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import maskrcnn
 from maskrcnn.cli import main as cli
 from maskrcnn.cli.main import COMMANDS, main
 from maskrcnn.cli.options import CommandOptions, WrongUse
-from maskrcnn.errors import InputError
+from maskrcnn.errors import InputError, InputErrors
 
 
 @pytest.fixture
@@ -112,3 +113,60 @@ def test_debug_shows_where(command: Any, capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().err
     assert "Traceback" in shown and "in fail" in shown
     assert shown.endswith("error: is not a picture\n")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    list_all = [sys.executable, "-m", "maskrcnn", "weights", "list", "--json"]
+    with subprocess.Popen(list_all, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None and command.stderr is not None
+        assert command.stdout.read(1) == "["
+        command.stdout.close()  # as `| head` does
+        assert (command.stderr.read(), command.wait()) == ("", cli.FAILED)
+
+
+def test_names_that_are_no_text_are_printed() -> None:
+    code = "import sys; from maskrcnn.cli import demo, main; demo.run = lambda options: print('a\\udcff\\u4e2d') or 0; "
+    code += "sys.exit(main.main(['demo']))"
+    ascii_terminal = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=ascii_terminal)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "a\\udcff\\u4e2d\n", "")
+
+
+@pytest.mark.parametrize("count", [2, 50, 51])
+def test_many_problems(command: Any, count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(options: Any) -> int:
+        raise InputErrors("do not fit", [InputError(f"bad {i}") for i in range(count)], file="a.json")
+
+    command.run = fail
+    assert main(["try"]) == cli.FAILED
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert lines == [f"error: bad {i}" for i in range(min(count, 50))]
+    assert last == f"error: a.json: do not fit: {count}" + (", the first 50 above" if count == 51 else "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("8 GB"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),  # as torch calls its own
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 8 GB"),
+    ],
+)
+def test_out_of_memory(command: Any, error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(options: Any) -> int:
+        raise error
+
+    command.run = fail
+    assert main(["try"]) == cli.FAILED
+    expected = f"error: out of memory: {error}; expected a smaller --batch-size, or smaller pictures\n"
+    assert capsys.readouterr().err == expected
+
+
+def test_a_long_message_of_a_fault_is_cut(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(options: Any) -> int:
+        raise RuntimeError("frame " * 1000)
+
+    command.run = fail
+    assert main(["try"]) == cli.FAILED
+    shown = capsys.readouterr().err
+    assert shown.endswith("frame ... (unexpected; --debug shows where)\n") and len(shown) < 400

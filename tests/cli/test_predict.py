@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,36 @@ def test_an_empty_folder(weights: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "empty").mkdir()
     assert predict(tmp_path / "empty", "--weights", weights, "--out", tmp_path / "out") == 1
     assert "empty: holds no picture" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file names are text there")
+def test_a_file_name_that_is_no_text(weights: Path, pictures: Path, tmp_path: Path) -> None:
+    odd = pictures / os.fsdecode(b"caf\xe9.png")  # latin-1, as old archives hold it
+    (pictures / "0.png").rename(odd)
+    assert predict(odd, "--weights", weights, "--out", tmp_path / "out") == 0
+    (image,) = json.loads((tmp_path / "out" / "images.json").read_text(encoding="utf-8"))
+    assert os.fsencode(image["file_name"]) == os.fsencode(odd)
+    assert (tmp_path / "out" / odd.name).exists()
+
+
+@pytest.mark.parametrize("place", ["a_file", "a_file/out"])
+def test_a_place_that_is_no_folder(
+    place: str, weights: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a_file").write_text("mine")
+    assert predict(pictures, "--weights", weights, "--out", tmp_path / place) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / place}: --out: ")
+    assert (tmp_path / "a_file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("threshold", ["nan", "-0.1", "1.1"])
+def test_a_draw_threshold_out_of_range(
+    threshold: str, weights: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = (pictures, "--weights", weights, "--out", tmp_path / "out", "--draw-threshold", threshold)
+    assert predict(*given) == 2
+    assert capsys.readouterr().err.startswith("error: --draw-threshold: impossible value; found ")
     assert not (tmp_path / "out").exists()
 
 

@@ -17,6 +17,7 @@ from maskrcnn.errors import InputError, InputErrors
 
 Write = Callable[..., Path]
 NAN = float("nan")
+HUGE = 10**400  # JSON allows it, float64 does not hold it
 
 
 def problems(file: Path, **options: Any) -> list[str]:
@@ -69,6 +70,22 @@ def test_binary_and_missing_files(write: Write, tmp_path: Path) -> None:
         load_coco(
             write({"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}), tmp_path / "nowhere"
         )
+
+
+@pytest.mark.parametrize("category_id", [-1, 1 << 63, 10**400, 1.5, NAN])
+def test_category_ids_that_no_evaluator_takes(document: dict[str, Any], write: Write, category_id: float) -> None:
+    document["categories"][0]["id"] = category_id
+    (found,) = problems(write(document))
+    assert "is not a category; found" in found and found.endswith("an integer id, 0 or more, and a name")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "words"),
+    [("annotations", "id", "is not an annotation id"), ("images", "width", "is not a size")],
+)
+def test_numbers_beyond_64_bits(document: dict[str, Any], write: Write, part: str, key: str, words: str) -> None:
+    document[part][0][key] = 10**400
+    assert any(words in line for line in problems(write(document, pictures=False)))
 
 
 def test_duplicate_categories(document: dict[str, Any], write: Write) -> None:
@@ -130,6 +147,11 @@ POLYGON = [[2, 3, 12, 3, 12, 13]]
         ({"area": NAN}, "area: is not an area; found nan"),
         ({"area": -1}, "area: is not an area; found -1"),
         ({"iscrowd": 2}, "iscrowd: is not a flag; found 2; expected 0 or 1"),
+        ({"iscrowd": "0"}, "iscrowd: is not a flag; found '0'; expected 0 or 1"),
+        ({"bbox": [2, 3, 10, HUGE]}, "bbox: is not a box; found [2, 3, 10, 1000000"),
+        ({"segmentation": [[2, 3, 12, HUGE, 12, 13]]}, "segmentation[0]: is not a polygon"),
+        ({"area": HUGE}, "area: is not an area; found 1000000"),
+        ({"category_id": HUGE}, "category_id: is no category of this file; found 1000000"),
     ],
 )
 def test_bad_annotation(document: dict[str, Any], write: Write, change: dict[str, Any], line: str) -> None:

@@ -125,6 +125,7 @@ def test_left_and_right_go_by_names(names: list[str], pairs: tuple[tuple[int, in
         ([1, 2, "x"] * 3, "are not keypoints"),
         ([float("nan"), 2, 2] * 3, "hold numbers that are no coordinates"),
         ([1e12, 2, 2] * 3, "hold numbers that are no coordinates"),
+        ([10**400, 2, 2] * 3, "are not keypoints"),
         ([1, 2, 2, 3, 4, 3, 5, 6, 1], "have an unknown visibility; found 3.0; expected 0, 1 or 2"),
         ([1, 2, 2, 3, 4, -1, 5, 6, 1], "have an unknown visibility; found -1.0"),
         ([1, 2, 0.5] * 3, "have an unknown visibility; found 0.5"),

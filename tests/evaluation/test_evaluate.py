@@ -297,7 +297,7 @@ def test_tables(scored: Evaluation) -> None:
     assert f"{scored.mask.at(100).ap:.3f}" in text
     assert "class 4" in text and "all" in text  # found though not there
     rows = [line.split("│") for line in text.splitlines() if "class 4" in line]
-    assert rows[0][2].strip() == "0" and rows[0][3].strip() == "-"
+    assert rows[0][1].strip() == "0" and rows[0][2].strip() == "-"
 
 
 def test_files(scored: Evaluation, tmp_path: Path) -> None:

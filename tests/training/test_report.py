@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from maskrcnn.data.shapes import ShapesDataset
 from maskrcnn.evaluation.evaluate import evaluate
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.predictor import Predictor
-from maskrcnn.training.report import compare, draw_curves, draw_pictures, smoothed, write_page
+from maskrcnn.training.report import (
+    _draw_smoothed,
+    _parts,
+    compare,
+    draw_curves,
+    draw_pictures,
+    smoothed,
+    write_page,
+)
 
 
 def log(folder: Path, lines: list[dict[str, Any]]) -> None:
@@ -37,6 +46,35 @@ def test_curves_of_any_length(tmp_path: Path, steps: int) -> None:
         assert picture.size[0] > 1000
         assert np.asarray(picture).std() > 5
     assert [file.name for file in tmp_path.iterdir() if file.suffix == ".png"] == ["curves.png"]
+
+
+def test_every_loss_of_a_cascade_has_its_curve() -> None:
+    line = {
+        "event": "train",
+        "step": 1,
+        "total": 1.0,
+        "rpn_box": 1.0,
+        "box_class": 1.0,
+        "box_class_2": 1.0,
+        "mask": 1.0,
+    }
+    expected = [
+        ("rpn_box", "RPN: anchor to box"),
+        ("box_class", "box head: class"),
+        ("box_class_2", "box head: class, stage 2"),
+        ("mask", "mask head"),
+    ]
+    assert _parts([line, line]) == expected
+    assert _parts([]) == []
+
+
+def test_a_single_point_shows() -> None:
+    axes = Figure().subplots()
+    _draw_smoothed(axes, [{"step": 1, "total": 2.0}], "total", "training", "tab:blue")
+    assert [line.get_marker() for line in axes.lines] == ["None", "o"]
+    axes.clear()
+    _draw_smoothed(axes, [{"step": 1, "total": 2.0}, {"step": 2, "total": 1.0}], "total", "training", "tab:blue")
+    assert axes.lines[1].get_marker() == ""
 
 
 def test_the_moving_average() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -105,6 +107,12 @@ def test_a_failed_write_leaves_the_file_before(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(OSError, match=rf"No space left on device: '{re.escape(str(path))}'"), whole_file(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_nothing_is_visible_before_the_end(tmp_path: Path) -> None:

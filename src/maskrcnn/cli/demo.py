@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskrcnn.cli.options import CommandOptions
-from maskrcnn.errors import InputError
+from maskrcnn.cli.options import CommandOptions, WrongUse, made_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,8 +40,9 @@ def run(options: Options) -> int:
 
     from maskrcnn.training.report import write_json
 
-    if options.minutes < 0:
-        raise InputError("is negative", field="--minutes", found=options.minutes, expected="0 or more")
+    if not 0 <= options.minutes < math.inf:
+        raise WrongUse("impossible value", field="--minutes", found=options.minutes, expected="a number, 0 or more")
+    made_folder(options.out)
     began = time.monotonic()
     console = Console(soft_wrap=True)
     _clear(options.out)
@@ -120,4 +121,3 @@ def _clear(out: Path) -> None:
     for name in ("nuclei", "shapes"):
         shutil.rmtree(out / name, ignore_errors=True)
     (out / "summary.json").unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)

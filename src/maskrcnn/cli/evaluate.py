@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from maskrcnn.cli.options import ModelOptions
+from maskrcnn.cli.options import ModelOptions, WrongUse, made_folder, require_share
 from maskrcnn.cli.progress import progress_bar
 
 
@@ -27,7 +27,7 @@ class Options(ModelOptions):
     out: Path
     """Folder to write to; made if it is not there."""
 
-    images: Annotated[Path | None, arg(help_behavior_hint="(default: found from DATA)")] = None
+    images: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: found from DATA)")] = None
     """Folder of the pictures."""
 
     split: Literal["train", "val"] = "val"
@@ -48,6 +48,11 @@ class Options(ModelOptions):
 
 def run(options: Options) -> int:
     """Evaluate, print the tables, write the files."""
+    require_share("--score-threshold", options.score_threshold)
+    limits = options.max_detections
+    if not limits or min(limits) < 1:
+        found, expected = " ".join(map(str, limits)) or "none", "one or more whole numbers above 0"
+        raise WrongUse("impossible value", field="--max-detections", found=found, expected=expected)
     from rich.console import Console
 
     from maskrcnn.api import evaluate
@@ -58,6 +63,7 @@ def run(options: Options) -> int:
     for problem in dataset.skipped:
         print(f"left out: {problem}", file=sys.stderr)
     predictor = load(options.weights, options.config, options.precision, options.device)
+    made_folder(options.out)
     with progress_bar("evaluating", 0) as update:
         evaluation = evaluate(
             predictor,
@@ -75,7 +81,7 @@ def run(options: Options) -> int:
                 "proposals": options.proposals,
             },
         )
-    Console().print(*evaluation.table())
     evaluation.save(options.out)
+    Console().print(*evaluation.table())
     print(f"{evaluation.counts.pictures} pictures, {evaluation.seconds:.1f} s: {options.out}")
     return 0

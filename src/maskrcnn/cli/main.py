@@ -5,16 +5,21 @@ Exit status: 0 done, 1 failed, 2 wrong use.
 
 from __future__ import annotations
 
+import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 from maskrcnn import __version__
 from maskrcnn.errors import InputError, InputErrors
 
 DONE, FAILED, WRONG_USE = 0, 1, 2
+SHOWN_PROBLEMS = 50  # of one input; a data set of another make has as many as annotations
+LONGEST_FAULT = 300  # characters; torch's messages go on with addresses of its own code
 
 # Each command is a module of this folder with a dataclass `Options` and a function `run(options) -> exit status`.
 COMMANDS = {
@@ -29,6 +34,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (without the program's name; the process's own by default); the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need be no text, nor a terminal know them
     command = args.pop(0) if args else ""
     if command in COMMANDS:
         return _run(command, args)
@@ -61,23 +68,49 @@ def _guarded(module: Any, options: Any) -> int:
 
     try:
         status: int = module.run(options)
+        sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
+    except BrokenPipeError as error:
+        if not _nobody_reads():
+            _explain(str(error), options.debug)
     except WrongUse as error:
         _explain(str(error), options.debug)
         return WRONG_USE
     except InputErrors as errors:
-        for each in errors.errors:
+        for each in errors.errors[:SHOWN_PROBLEMS]:
             _explain(str(each), options.debug)
         count = len(errors.errors)
-        _explain(f"{count} problem{'s' * (count != 1)}", options.debug)
+        place = "" if errors.file is None else f"{errors.file}: "
+        first = f", the first {SHOWN_PROBLEMS} above" if count > SHOWN_PROBLEMS else ""
+        _explain(f"{place}{errors.problem}: {count}{first}", options.debug)
     except (InputError, OSError) as error:  # OSError: a full disk, a folder that may not be written to
         _explain(str(error), options.debug)
     except Exception as error:  # a fault of ours: the promise of one line holds all the same
-        text = " ".join(str(error).split())
-        _explain(f"{type(error).__name__}: {text} (unexpected; --debug shows where)", options.debug)
+        text = textwrap.shorten(str(error), LONGEST_FAULT, placeholder=" ...")
+        if _is_out_of_memory(error):
+            text += "; expected a smaller --batch-size, or smaller pictures"
+            _explain(f"out of memory: {text}", options.debug)
+        else:
+            _explain(f"{type(error).__name__}: {text} (unexpected; --debug shows where)", options.debug)
     return FAILED
+
+
+def _nobody_reads() -> bool:
+    """Whether what read our output has gone, as in `maskrcnn weights list | head`: that is no error."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries once more as it ends
+        return True
+    return False
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA's own error by name, since torch may not be loaded; a CPU's is known by its text alone."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
 
 
 def _explain(message: str, debug: bool) -> None:

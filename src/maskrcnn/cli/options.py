@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from maskrcnn.errors import InputError
 
-CHECKPOINTS_OWN = arg(help_behavior_hint="(default: the checkpoint's own)")
+
+def checkpoints_own(metavar: str) -> Any:
+    """An option that is None where it is left out, and then the checkpoint's own."""
+    return arg(metavar=metavar, help_behavior_hint="(default: the checkpoint's own)")
 
 
 class WrongUse(InputError):
@@ -46,17 +50,38 @@ class ModelOptions(CommandOptions):
     batch_size: int = 1
     """Pictures at work at once; memory grows with it."""
 
-    size: Annotated[int | Literal["native"] | None, CHECKPOINTS_OWN] = None
+    size: Annotated[int | Literal["native"] | None, checkpoints_own("INT|native")] = None
     """Shorter side that the network sees, in pixels, or native: no resizing."""
 
-    nms_iou: Annotated[float | None, CHECKPOINTS_OWN] = None
+    nms_iou: Annotated[float | None, checkpoints_own("FLOAT")] = None
     """Boxes of one class that overlap more than this are one object, 0 to 1."""
 
-    mask_nms_iou: Annotated[float | None, CHECKPOINTS_OWN] = None
+    mask_nms_iou: Annotated[float | None, checkpoints_own("FLOAT")] = None
     """Masks of one class that overlap more than this are one object, 0 to 1; for objects that touch."""
 
     class_agnostic_nms: bool = False
     """Let boxes of different classes suppress one another."""
 
-    proposals: Annotated[int | None, CHECKPOINTS_OWN] = None
+    proposals: Annotated[int | None, checkpoints_own("INT")] = None
     """Candidates per picture that the RPN hands on: fewer are faster, more find more in a crowd."""
+
+
+def made_folder(out: Path) -> None:
+    """Make the folder `out`, and find out before the work rather than after it whether it can be written to.
+
+    Errors: `InputError` where it cannot.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError("is not a folder", file=out, field="--out", expected="a folder, or a new name")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise InputError("cannot be written to", file=out, field="--out", found=found) from error
+
+
+def require_share(field: str, value: float) -> None:
+    """Errors: `WrongUse` unless `value` lies in 0..1."""
+    if not 0 <= value <= 1:  # nor does NaN
+        raise WrongUse("impossible value", field=field, found=value, expected="a number from 0 to 1")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from maskrcnn.cli.options import CHECKPOINTS_OWN, ModelOptions, WrongUse
+from maskrcnn.cli.options import ModelOptions, WrongUse, checkpoints_own, made_folder, require_share
 from maskrcnn.cli.progress import progress_bar
 from maskrcnn.errors import InputError
 
@@ -37,13 +37,13 @@ class Options(ModelOptions):
     draw_threshold: float = 0.5
     """Lowest score that is drawn, 0 to 1; all detections are saved."""
 
-    overlays: bool = True
-    """Write the overlays."""
+    overlays: Annotated[bool, arg(help_behavior_hint="(default: they are written)")] = True
+    """Leave out the overlays."""
 
-    score_threshold: Annotated[float | None, CHECKPOINTS_OWN] = None
+    score_threshold: Annotated[float | None, checkpoints_own("FLOAT")] = None
     """Lowest score of a detection, 0 to 1."""
 
-    max_detections: Annotated[int | None, CHECKPOINTS_OWN] = None
+    max_detections: Annotated[int | None, checkpoints_own("INT")] = None
     """Most detections per picture; there is no cap."""
 
 
@@ -60,12 +60,14 @@ def run(options: Options) -> int:
     """Detect in every picture; 1 if any could not be read."""
     if not options.pictures:
         raise WrongUse("no pictures given", field="PICTURES", expected="files, folders or globs")
+    require_share("--draw-threshold", options.draw_threshold)
     from maskrcnn.data.pictures import picture_files
     from maskrcnn.predictor import load
 
     files = list(dict.fromkeys(picture_files(options.pictures)))
     _require_other_folder(files, options.out)
     predictor = load(options.weights, options.config, options.precision, options.device)
+    made_folder(options.out)
     tally = _Tally()
     found = predictor.predict(
         files,
@@ -100,7 +102,9 @@ def _write(found: Iterator[Detections], files: Sequence[Path], options: Options,
             tally.detections += len(detections)
             update(len(tally.images) + len(tally.errors), len(files))
     with whole_file(options.out / "images.json") as unfinished:
-        unfinished.write_text(json.dumps(tally.images, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(tally.images, indent=1, ensure_ascii=False) + "\n"
+        # a file name that is no text becomes JSON's own escape, from which Python reads the name back
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _report(tally: _Tally, out: Path) -> int:

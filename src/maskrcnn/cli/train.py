@@ -47,7 +47,8 @@ class StartOptions(CommandOptions):
     """What to build and how to train it; with --weights only how."""
 
     weights: Annotated[str | None, arg(metavar="W", help_behavior_hint="(default: none, start from nothing)")] = None
-    """Fine-tune this detector: a name that ships with the package, or a file; heads of other classes are made anew."""
+    """Fine-tune this detector: a name that ships with the package (nuclei) or that `maskrcnn weights list` shows, or a
+    file; heads of other classes are made anew."""
 
     pretrained_backbone: bool = False
     """Start from a backbone that has learned to classify; fetched by timm."""
@@ -333,6 +334,11 @@ def run(options: Options) -> int:
     """Train, then print the scores; 1 if the run was stopped before its end."""
     if options.weights is not None and options.pretrained_backbone:
         raise WrongUse("has no use with --weights", field="--pretrained-backbone", expected="one of the two")
+    lengths = [f"--{name}" for name in ("minutes", "epochs", "steps") if getattr(options, name) is not None]
+    if len(lengths) > 1:
+        raise WrongUse("say different lengths", field=" and ".join(lengths), expected="one of them")
+    if options.resume and options.scale is not None:
+        raise WrongUse("has no use with --resume", field="--scale", expected="the run's own")
     from maskrcnn.training.train import train
 
     names = [option.name for option in fields(StartOptions) if option.name != "debug"]

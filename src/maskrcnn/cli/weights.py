@@ -47,7 +47,7 @@ class Get:
     names: Annotated[Positional[tuple[str, ...]], arg(metavar="NAME...", help_behavior_hint="(required)")]
     """Names that `maskrcnn weights list` shows, or timm:NAME."""
 
-    mirror: Annotated[str | None, arg(help_behavior_hint="(default: the publisher's server)")] = None
+    mirror: Annotated[str | None, arg(metavar="URL", help_behavior_hint="(default: the publisher's server)")] = None
     """Url of a server that holds the files under the same paths."""
 
 
@@ -61,7 +61,9 @@ class Convert:
     out: Annotated[Positional[Path], arg(metavar="OUT.safetensors")]
     """File to write."""
 
-    config: Annotated[Path | None, arg(help_behavior_hint="(default: in the file, or config.yaml beside it)")] = None
+    config: Annotated[
+        Path | None, arg(metavar="FILE", help_behavior_hint="(default: in the file, or config.yaml beside it)")
+    ] = None
     """The framework's own config: Detectron2's config.yaml, MMDetection's, or our fields."""
 
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"

@@ -56,7 +56,7 @@ def read_points(value: object, count: int, note: Note) -> np.ndarray | None:
     expected = f"x, y, v of {count} keypoints, {3 * count} numbers"
     try:
         numbers = np.array(value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = np.empty((0, 0))
     if not isinstance(value, list) or numbers.ndim != 1:
         note("keypoints", "are not keypoints", value, expected)

@@ -7,7 +7,7 @@ of polygons, or an RLE whose counts are a compressed string or a plain list; non
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ Bbox = tuple[float, float, float, float]  # x, y, width, height
 
 _SMALLEST = 1e-3  # px; a shorter side is none, and would vanish in float32 at the far edge of a large picture
 _FARTHEST = 1e9  # px; larger coordinates are a broken file's
+_IDS = 1 << 63  # ids are kept as int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,8 @@ def _read_categories(records: list[Any], file: Path) -> tuple[Classes, dict[int,
     for place, record in _numbered("categories", records):
         category, name = (record.get("id"), record.get("name")) if isinstance(record, dict) else (None, None)
         number = _as_int(category)
-        if number is None or not isinstance(name, str) or not name:
-            expected = "an object with an integer id and a name"
+        if number is None or number < 0 or not isinstance(name, str) or not name:  # evaluators take no id below 0
+            expected = "an object with an integer id, 0 or more, and a name"
             problems.append(InputError("is not a category", file=file, field=place, found=record, expected=expected))
         elif number in names:
             problems.append(InputError("is a duplicate", file=file, field=f"{place}.id", found=number))
@@ -300,7 +301,7 @@ class _Reader:
     def crowd(self) -> bool:
         value = self.record.get("iscrowd")
         if value not in (None, 0, 1):
-            self.bad("iscrowd", "is not a flag", value, "0 or 1")
+            self.bad("iscrowd", "is not a flag", repr(value), "0 or 1")
         return bool(value)
 
     def keypoints(self) -> np.ndarray | None:
@@ -328,7 +329,7 @@ class _Reader:
             name = f"segmentation[{k}]"
             try:
                 numbers = np.array(polygon, dtype=np.float64)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 numbers = np.empty((0, 0))
             if numbers.ndim != 1:
                 self.bad(name, "is not a polygon", polygon, "a flat list x1, y1, x2, y2, ...")
@@ -401,10 +402,12 @@ def _numbered(part: str, records: list[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _as_int(value: object) -> int | None:
-    """Whole numbers, also those written 7.0; None for all else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or math.isinf(value):
+    """Whole numbers of 64 bits, also those written 7.0; None for all else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return int(value) if value == int(value) else None
+    if isinstance(value, float) and not value.is_integer():  # NaN and infinity are none either
+        return None
+    return int(value) if -_IDS <= value < _IDS else None
 
 
 def _is_size(value: object) -> bool:
@@ -412,7 +415,9 @@ def _is_size(value: object) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return -sys.float_info.max <= value <= sys.float_info.max  # math.isfinite raises on integers of 400 digits
 
 
 def _some(values: Iterable[object], limit: int = 8) -> str:

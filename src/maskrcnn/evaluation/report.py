@@ -121,8 +121,9 @@ def _table_of_averages(evaluation: Evaluation) -> Table:
     table = Table(
         title=f"{counts.pictures} pictures, {counts.objects} objects, {counts.detections} detections{ignored}",
         title_justify="left",
+        show_edge=False,  # so that it fits 80 columns
     )
-    table.add_column("overlap of")
+    table.add_column("overlap of", min_width=len("overlap"))  # narrow terminals break headings between words
     headings = ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large", "AR")
     for heading in ("at most", *headings):
         table.add_column(heading, justify="right")
@@ -141,11 +142,12 @@ def _table_of_classes(evaluation: Evaluation) -> Table:
     table = Table(
         title=f"at score {evaluation.score_threshold:g} and {kind} IoU {evaluation.iou_threshold:g}",
         title_justify="left",
+        show_edge=False,  # so that it fits 80 columns
     )
     table.add_column("class")
     average = f"{kind} AP@{scores.max_detections[-1]}"
     for heading in ("objects", average, "precision", "recall", "F1", "best F1", "at score"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     rows = zip(_unique(evaluation), evaluation.per_class, scores.ap_per_class, strict=True)
     for name, curve, ap in rows:
         if curve.objects or curve.thresholds.size:

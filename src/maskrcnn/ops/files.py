@@ -24,7 +24,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         with unfinished.open("rb+") as stream:
             os.fsync(stream.fileno())  # the bytes before the name: a power cut must not leave an empty file
         os.replace(unfinished, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             unfinished.unlink()
+        if isinstance(error, OSError) and error.filename in (None, str(unfinished)):  # a full disk names no file
+            error.filename = str(target)
         raise

@@ -31,9 +31,11 @@ class Augmentation:
     invert: float = 0.0  # probability of a negative
 
     def __post_init__(self) -> None:
-        require(self.crop is None or self.crop >= 32, self, "crop", "at least 32 px")
+        # of 32 px the last map has one cell, of which batch norm cannot learn where a batch is one picture
+        require(self.crop is None or self.crop >= 64, self, "crop", "at least 64 px")
         require(0 < self.scale[0] <= self.scale[1], self, "scale", "two factors above 0, in order")
         require(bool(self.shortest) and min(self.shortest) >= 1, self, "shortest", "at least one side in px")
+        require(self.longest >= 1, self, "longest", "at least 1 px")
         for name in ("flip", "flip_vertical", "turn", "grey", "invert"):
             require(0 <= getattr(self, name) <= 1, self, name, "a probability from 0 to 1")
         require(self.photometric >= 0, self, "photometric", "0 or more")
@@ -82,6 +84,7 @@ class Recipe:
             require(value is None or value >= 1, self, name, "at least 1")
         for name in ("weight_decay", "warmup", "colour_weight", "evaluate_every", "workers", "seed"):
             require(getattr(self, name) >= 0, self, name, "0 or more")
+        require(self.seed < 1 << 63, self, "seed", "below 2^63")
         for name in ("momentum", "ema"):
             require(0 <= getattr(self, name) < 1, self, name, "0 to below 1")
         divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0

@@ -64,7 +64,7 @@ def draw_curves(folder: Path) -> Path:
     _draw_smoothed(total, train, "total", "training", "tab:blue")
     _draw_points(total, val, "loss_total", "validation", "tab:red")
     _start(parts, "Parts of the training loss")
-    for i, (name, label) in enumerate(_PARTS.items()):
+    for i, (name, label) in enumerate(_parts(train)):
         _draw_smoothed(parts, train, name, label, f"C{i}")
     _start(ap, "AP on validation pictures")
     for kind, colour in (("mask", "tab:green"), ("keypoint", "tab:orange"), ("box", "tab:purple")):
@@ -72,7 +72,7 @@ def draw_curves(folder: Path) -> Path:
         _draw_points(ap, val, f"{kind}_ap50", f"{kind} AP50", colour, linestyle=":")
     _mark_best(ap, val)
     _start(rate, "Learning rate")
-    _draw_points(rate, train, "learning_rate", "", "tab:gray", marker="")
+    _draw_points(rate, train, "learning_rate", "", "tab:gray", marker="o" if len(train) == 1 else "")
     for axes in (total, parts, ap, rate):
         _end(axes)
     with whole_file(folder / "curves.png") as unfinished:
@@ -205,6 +205,18 @@ def _end(axes: Any) -> None:
         axes.legend(fontsize=9, frameon=False)
 
 
+def _parts(train: Lines) -> list[tuple[str, str]]:
+    """Names and labels of the losses in the log; those of a cascade's later stages end in their number."""
+    logged = {name for line in train for name in line}
+    stages = [("", ""), *((f"_{k}", f", stage {k}") for k in range(2, 10))]
+    return [
+        (name + number, label + stage)
+        for name, label in _PARTS.items()
+        for number, stage in stages
+        if name + number in logged
+    ]
+
+
 def _series(lines: Lines, name: str) -> tuple[list[float], list[float]]:
     """(steps, values) of the lines that have a number of this name."""
     chosen = [line for line in lines if isinstance(line.get(name), int | float)]
@@ -224,7 +236,8 @@ def _draw_smoothed(axes: Any, lines: Lines, name: str, label: str, colour: str) 
     if not steps:
         return
     axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-    axes.plot(steps, smoothed(values), color=colour, label=label, linewidth=1.6)
+    marker = "o" if len(steps) == 1 else ""  # a line of one point does not show
+    axes.plot(steps, smoothed(values), color=colour, label=label, linewidth=1.6, marker=marker, markersize=4)
     low, high = axes.get_ylim()
     usual = 1.3 * float(np.quantile(values, 0.98))  # the first steps of a run may be far above the rest
     axes.set_ylim(low, min(high, usual) if not axes.lines[2:] else max(high, usual))

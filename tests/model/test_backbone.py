@@ -233,3 +233,9 @@ def test_what_lies_behind_the_last_level_is_not_made() -> None:
         backbone = Backbone(BackboneConfig(levels=("c3",)))
     assert backbone.channels == {"c3": 512}
     assert not any("layer3" in name or "layer4" in name for name in backbone.state_dict())
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/net", "local-dir:/tmp/net", "../../etc", "a\\b", ""])
+def test_a_name_reaches_neither_network_nor_disk(name: str) -> None:
+    with pytest.raises(InputError, match=r"BackboneConfig\.name: impossible value"):
+        BackboneConfig(name=name)

@@ -45,6 +45,9 @@ class BackboneConfig:
     frozen_stages: int = 2  # 0: all learn; 1: the stem is fixed; 2: and c2; ... Lin et al. 2017 fix stem and c2
 
     def __post_init__(self) -> None:
+        # timm takes "hf-hub:..." and "local-dir:..." too: a config read from a file must reach neither network nor disk
+        is_plain = bool(self.name) and not set(self.name) & set(":/\\")
+        require(is_plain, self, "name", "a name of timm.list_models()")
         require(self.norm_eps is None or self.norm_eps >= 0, self, "norm_eps", "0 or more, or none")
         require(0 <= self.frozen_stages <= 5, self, "frozen_stages", "0 to 5 (0: all learn, 5: none)")
         known = bool(self.levels) and list(self.levels) == [name for name in STRIDES if name in self.levels]

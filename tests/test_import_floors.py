@@ -24,6 +24,7 @@ FLOORS = {
     "predictor": 4,
     "evaluation": 4,
     "losses": 4,
+    "inspection": 5,
     "training": 6,
     "api": 8,
     "cli": 8,

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from maskrcnn.api import evaluate
+    from maskrcnn.api import evaluate, inspect
     from maskrcnn.data.opening import open_dataset
     from maskrcnn.errors import InputError, InputErrors
     from maskrcnn.evaluation.evaluate import Evaluation
@@ -35,6 +35,7 @@ _HOME = {  # public name -> the module that defines it
     "Predictor": "maskrcnn.predictor",
     "Target": "maskrcnn.structures",
     "evaluate": "maskrcnn.api",
+    "inspect": "maskrcnn.api",
     "load": "maskrcnn.predictor",
     "open_dataset": "maskrcnn.data.opening",
     "train": "maskrcnn.training.train",
@@ -52,6 +53,7 @@ __all__ = [
     "Target",
     "__version__",
     "evaluate",
+    "inspect",
     "load",
     "open_dataset",
     "train",

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from maskrcnn.data.classes import Classes
 from maskrcnn.data.layout import Split
 from maskrcnn.data.opening import DataLike, open_dataset
+from maskrcnn.data.pictures import PictureLike, read_picture
 from maskrcnn.evaluation.evaluate import Detect, Evaluation, Progress
 from maskrcnn.evaluation.evaluate import evaluate as evaluate_detect
+from maskrcnn.inspection.probe import Steps, probe
+from maskrcnn.model.mask_rcnn import Limits
 from maskrcnn.predictor import PredictOptions, Predictor
+from maskrcnn.structures import Target
 
 
 def evaluate(
@@ -59,6 +64,40 @@ def evaluate(
         keypoint_detections=keypoint_detections,
         keypoint_sigmas=keypoint_sigmas,
     )
+
+
+def inspect(
+    model: Predictor,
+    picture: PictureLike,
+    *,
+    ground_truth: Target | None = None,
+    score_threshold: float | None = None,
+    nms_iou: float | None = None,
+    max_detections: int | None = None,
+    proposals: int | None = None,
+    size: int | Literal["native"] | None = None,
+    class_agnostic_nms: bool | None = None,
+    mask_nms_iou: float | None = None,
+) -> Steps:
+    """Every step from one picture to its detections, as the detector computed it.
+
+    Args:
+        model: what `load` gave. picture: as for `Predictor.predict`, one picture.
+        ground_truth: its objects, if known, in the frame of the picture.
+        The rest as for `Predictor.predict`.
+
+    Errors: `InputError` as `Predictor.predict`, and for ground truth of a picture of another size.
+    """
+    limits = Limits(
+        score_threshold=score_threshold,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+        proposals=proposals,
+        size=size,
+        class_agnostic_nms=class_agnostic_nms,
+        mask_nms_iou=mask_nms_iou,
+    )
+    return probe(model, read_picture(picture), limits, ground_truth)
 
 
 def _detect(predictor: Predictor, max_detections: Sequence[int], options: PredictOptions) -> Detect:

@@ -167,14 +167,15 @@ class Predictor:
 
     def _detect(self, batch: list[_Loaded], limits: Limits) -> list[Detections]:
         images = [torch.from_numpy(item.pixels).permute(2, 0, 1) for item in batch]  # (3, H, W) uint8
-        with torch.no_grad(), self._arithmetic():  # not inference_mode: results are the caller's to change
+        with torch.no_grad(), self.arithmetic():  # not inference_mode: results are the caller's to change
             found = self.model(images, limits)
         return [
-            replace(_to_cpu(detections), source=item.source, picture=partial(read_picture, item.picture))
+            replace(on_cpu(detections), source=item.source, picture=partial(read_picture, item.picture))
             for detections, item in zip(found, batch, strict=True)
         ]
 
-    def _arithmetic(self) -> AbstractContextManager[Any]:
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """The context in which the network computes with `precision`."""
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
@@ -227,7 +228,7 @@ def _device(device: str | torch.device) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _to_cpu(found: Detections) -> Detections:
+def on_cpu(found: Detections) -> Detections:
     """Results on the CPU in float32, whatever the network computed with."""
     masks = found.masks
     if masks is not None:

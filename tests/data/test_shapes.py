@@ -121,10 +121,12 @@ def test_ground_truth_scores_as_drawn() -> None:
     assert len({image["file_name"] for image in truth["images"]}) == 3
 
 
-def test_few_samples_are_kept() -> None:
+def test_pictures_are_drawn_once_while_they_are_few_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = ShapesDataset(20, size=(16, 16))
+    assert dataset[3][0] is dataset[3][0]
+    monkeypatch.setattr("maskrcnn.data.shapes._REMEMBERED", 4 * 16 * 16 * 3)
     list(dataset)
-    assert len(dataset._recent) <= 4
+    assert len(dataset._recent) == 4
     assert dataset[0][1] is dataset.target(0)
     assert len(pickle.loads(pickle.dumps(dataset))) == 20
 

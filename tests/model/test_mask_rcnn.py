@@ -15,7 +15,7 @@ from torch import Tensor
 
 import maskrcnn.model
 from maskrcnn.model.box_head import DetectionConfig
-from maskrcnn.model.mask_rcnn import Limits, MaskRCNN, MaskRCNNConfig, original_frame, suppress_by_mask
+from maskrcnn.model.mask_rcnn import Limits, MaskRCNN, MaskRCNNConfig, keep_placed, original_frame
 from maskrcnn.model.rpn import propose
 from maskrcnn.ops.boxes import of_sizes
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks
@@ -236,7 +236,10 @@ def crossing(labels: list[int]) -> Detections:
 )
 def test_nms_by_masks(labels: list[int], agnostic: bool, iou: float | None, kept: list[float]) -> None:
     config = DetectionConfig(mask_nms_iou=iou, class_agnostic_nms=agnostic)
-    found = suppress_by_mask(crossing(labels), config)
+    found = crossing(labels)
+    keep = keep_placed(found, config)
+    assert (keep is None) == (iou is None)
+    found = found if keep is None else found.chosen(keep)
     assert found.scores.tolist() == pytest.approx(kept)
     assert found.masks is not None and len(found.masks) == len(kept)
 
@@ -245,8 +248,8 @@ def test_nms_by_masks_of_few_or_none() -> None:
     config = DetectionConfig(mask_nms_iou=0.5)
     for keep in ([False] * 3, [True, False, False]):
         found = crossing([1, 1, 1]).chosen(torch.tensor(keep))
-        assert len(suppress_by_mask(found, config)) == sum(keep)
-    assert len(suppress_by_mask(replace(crossing([1, 1, 1]), masks=None), config)) == 3
+        assert keep_placed(found, config) is None
+    assert keep_placed(replace(crossing([1, 1, 1]), masks=None), config) is None
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ def test_colour_weighs_more() -> None:
     assert picture_weights(AdaptedSequence([(grey, target)] * 3), 2.5) is None
 
 
-@pytest.mark.parametrize("crop", [None, 48])
+@pytest.mark.parametrize("crop", [None, 64])
 def test_the_chain_keeps_targets_with_their_pictures(crop: int | None) -> None:
     config = Augmentation(crop=crop, shortest=(40, 48), flip_vertical=0.5, turn=0.5, invert=0.5)
     chain = training_transform(config, PreprocessConfig(shortest=64, stretch=0.001))

@@ -30,7 +30,7 @@ _NOISE = (12.0, 20.0)  # standard deviation, grey levels; drawn per picture
 _LEAST_VISIBLE = 0.5  # of an object's own pixels; what would hide more is not drawn there
 _OVERHANG = 0.2  # of half an object's extent may lie outside the picture
 _PLACES = 25  # tried for one object before it is given up
-_KEPT = 4  # samples remembered, so that asking for picture and target draws once
+_REMEMBERED = 64 << 20  # bytes of pictures that are drawn only once: drawing costs as much as learning from them
 
 
 def drawn_shapes(split: Literal["train", "val"]) -> ShapesDataset:
@@ -66,7 +66,7 @@ class ShapesDataset(Dataset):
     def sample(self, i: int) -> Sample:
         i = position(i, self.length)
         if i not in self._recent:
-            while len(self._recent) >= _KEPT:
+            while len(self._recent) >= max(1, _REMEMBERED // (3 * self.size[0] * self.size[1])):
                 self._recent.popitem(last=False)
             self._recent[i] = self._draw(i)
         return self._recent[i]

@@ -71,6 +71,36 @@ class BoxOutputs:
     deltas: Tensor
 
 
+@dataclass(frozen=True)
+class DetectionCandidates:
+    """Every class of every RoI, K in a row for each of R, and what became of it (padded frame).
+
+    boxes: (N, R * K, 4) refined and cut to the picture. scores: (N, R * K) probabilities. labels: (N, R * K) in 1..K.
+    valid: (N, R * K) bool, above the score threshold, large enough, and of the RoI's best class where that is asked.
+    kept: (N, R * K) bool, survived NMS. chosen: (N, D) int64, 0..R*K-1, the best of what was kept. filled: (N, D) bool,
+    the rows of `chosen` that mean anything.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    valid: Tensor
+    kept: Tensor
+    chosen: Tensor
+    filled: Tensor
+
+    def detections(self) -> DetectionBatch:
+        """The D chosen, best first, without masks."""
+        return DetectionBatch(
+            boxes=self.boxes.gather(1, self.chosen[..., None].expand(-1, -1, 4)).masked_fill(
+                ~self.filled[..., None], 0
+            ),
+            scores=self.scores.gather(1, self.chosen).masked_fill(~self.filled, 0),
+            labels=self.labels.gather(1, self.chosen) * self.filled,
+            valid=self.filled,
+        )
+
+
 class BoxHead(nn.Module):
     """pooled (R, C, S, S) -> `BoxOutputs`."""
 
@@ -111,6 +141,13 @@ def select_detections(
     outputs: of N * R rows. windows: (N, 4), where each picture lies. Returns D = config.max_detections rows an image,
     without masks.
     """
+    return detection_candidates(outputs, proposals, windows, coder, config).detections()
+
+
+def detection_candidates(
+    outputs: BoxOutputs, proposals: Proposals, windows: Tensor, coder: BoxCoder, config: DetectionConfig
+) -> DetectionCandidates:
+    """As `select_detections`, with everything that was a detection's rival."""
     n, r = proposals.valid.shape
     scores = outputs.class_logits.softmax(dim=1)[:, 1:]  # (N * R, K)
     k = scores.shape[1]
@@ -124,12 +161,6 @@ def select_detections(
     if config.best_class_only:
         best = outputs.class_logits.argmax(dim=1).reshape(n, r).repeat_interleave(k, dim=1)  # (N, R * K)
         valid = valid & (labels == best)
-    keep = keep_per_image(boxes, scores, valid, config.nms_iou, None if config.class_agnostic_nms else labels)
-    top, index = top_k_padded(scores.masked_fill(~keep, -torch.inf), config.max_detections)  # (N, D)
-    found = top.isfinite()
-    return DetectionBatch(
-        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)).masked_fill(~found[..., None], 0),
-        scores=top.masked_fill(~found, 0),
-        labels=labels.gather(1, index) * found,
-        valid=found,
-    )
+    kept = keep_per_image(boxes, scores, valid, config.nms_iou, None if config.class_agnostic_nms else labels)
+    top, chosen = top_k_padded(scores.masked_fill(~kept, -torch.inf), config.max_detections)  # (N, D)
+    return DetectionCandidates(boxes, scores, labels, valid, kept, chosen, top.isfinite())

@@ -37,10 +37,21 @@ def to_padded(boxes: Tensor, window: Tensor, corners: Corners) -> Tensor:
 
 def to_original(boxes: Tensor, window: Tensor, size: Size, corners: Corners) -> Tensor:
     """Boxes (R, 4), padded frame, to the picture as given, of `size`, with corners on edges. window: (4,)."""
-    near, far = window[:2], window[2:]
-    whole = boxes.new_tensor((size[1], size[0])) - extra(corners)
-    factor = whole / (far - near).clamp(min=1)  # of a single pixel, corners in the centre, nothing can be scaled
+    near, factor = window[:2], _enlargement(window, size, corners)
     return torch.cat([(boxes[:, :2] - near) * factor, (boxes[:, 2:] - near) * factor + extra(corners)], dim=1)
+
+
+def from_original(boxes: Tensor, window: Tensor, size: Size, corners: Corners) -> Tensor:
+    """The way back from `to_original`."""
+    near, factor = window[:2], _enlargement(window, size, corners)
+    return torch.cat([boxes[:, :2] / factor + near, (boxes[:, 2:] - extra(corners)) / factor + near], dim=1)
+
+
+def _enlargement(window: Tensor, size: Size, corners: Corners) -> Tensor:
+    """(2,) how much wider and higher the original is than the window."""
+    whole = window.new_tensor((size[1], size[0])) - extra(corners)
+    # of a single pixel, corners in the centre, nothing can be scaled
+    return whole / (window[2:] - window[:2]).clamp(min=1)
 
 
 def on_pixels(boxes: Tensor, corners: Corners) -> Tensor:

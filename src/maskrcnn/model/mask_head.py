@@ -59,7 +59,7 @@ class MaskHead(nn.Module):
         # permuted so that the gradient is laid out channels-last, as the weight is in training
         weight = self.masks.weight.permute(0, 2, 3, 1).flatten(1)[row].to(hidden.dtype)  # (R, C)
         assert self.masks.bias is not None
-        logits = torch.bmm(hidden, weight[:, :, None]).squeeze(2).float() + self.masks.bias[row][:, None].float()
+        logits = torch.einsum("rpc,rc->rp", hidden, weight).float() + self.masks.bias[row][:, None].float()
         side = self.config.side
         return logits.reshape(-1, side, side)
 

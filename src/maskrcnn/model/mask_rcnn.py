@@ -317,33 +317,34 @@ class _Rows:
 
 def original_frame(found: DetectionBatch, batch: ImageBatch, config: MaskRCNNConfig) -> list[Detections]:
     """Cut the padding rows, map boxes back to the pictures as they were given, name the classes."""
-    results, windows = [], config.windows(batch.image_sizes, _padded_size(batch.pixels))
-    for i, size in enumerate(batch.original_sizes):
-        keep = found.valid[i]
-        # scaling may round a corner on the border to just outside
-        boxes = clip(to_original(found.boxes[i][keep], windows[i], size, config.corners), *size)
-        boxes = boxes.round() if config.detection.whole_pixels else boxes
-        labels = found.labels[i][keep]
-        masks = None
-        if found.mask_logits is not None:
-            masks = Masks(found.mask_logits[i][keep].sigmoid(), boxes, size, config.detection.mask_threshold)
-        positions = [label - 1 for label in labels.tolist()]
-        detections = Detections(
-            boxes=boxes,
-            scores=found.scores[i][keep],
-            labels=labels,
-            names=tuple(config.class_names[p] for p in positions),
-            category_ids=tuple(config.category_ids[p] for p in positions),
-            masks=masks,
-            size=size,
-            keypoints=_keypoints(found, i, windows[i], size, config),
-            keypoint_scheme=None if config.keypoint_head is None else config.keypoint_head.scheme,
-        )
-        if config.detection.whole_pixels or config.detection.min_size == 0:  # else no box is empty
-            smallest = 1.0 if config.detection.whole_pixels else torch.finfo(boxes.dtype).tiny
-            detections = detections.chosen(is_large_enough(boxes, smallest))
-        results.append(suppress_by_mask(detections, config.detection))
-    return results
+    placed = [place(found, i, batch, config) for i in range(len(batch))]
+    kept = [keep_placed(detections, config.detection) for detections in placed]
+    return [each if keep is None else each.chosen(keep) for each, keep in zip(placed, kept, strict=True)]
+
+
+def place(found: DetectionBatch, i: int, batch: ImageBatch, config: MaskRCNNConfig) -> Detections:
+    """Every valid row of picture i, in the picture as it was given."""
+    keep, size = found.valid[i], batch.original_sizes[i]
+    window = config.windows(batch.image_sizes, _padded_size(batch.pixels))[i]
+    # scaling may round a corner on the border to just outside
+    boxes = clip(to_original(found.boxes[i][keep], window, size, config.corners), *size)
+    boxes = boxes.round() if config.detection.whole_pixels else boxes
+    labels = found.labels[i][keep]
+    masks = None
+    if found.mask_logits is not None:
+        masks = Masks(found.mask_logits[i][keep].sigmoid(), boxes, size, config.detection.mask_threshold)
+    positions = [label - 1 for label in labels.tolist()]
+    return Detections(
+        boxes=boxes,
+        scores=found.scores[i][keep],
+        labels=labels,
+        names=tuple(config.class_names[p] for p in positions),
+        category_ids=tuple(config.category_ids[p] for p in positions),
+        masks=masks,
+        size=size,
+        keypoints=_keypoints(found, i, window, size, config),
+        keypoint_scheme=None if config.keypoint_head is None else config.keypoint_head.scheme,
+    )
 
 
 def _keypoints(found: DetectionBatch, i: int, window: Tensor, size: Size, config: MaskRCNNConfig) -> Tensor | None:
@@ -358,15 +359,24 @@ def _keypoints(found: DetectionBatch, i: int, window: Tensor, size: Size, config
     return torch.cat([places, points[..., 2:]], dim=2)
 
 
-def suppress_by_mask(found: Detections, config: DetectionConfig) -> Detections:
-    """NMS by the IoU of masks, where configured: for touching objects whose boxes overlap but whose pixels do not."""
+def keep_placed(found: Detections, config: DetectionConfig) -> Tensor | None:
+    """(D,) bool, the detections that stay once they are placed; None for all.
+
+    Rounding leaves some without area. NMS by the IoU of masks, where configured, is for touching objects, whose boxes
+    overlap but whose pixels do not.
+    """
+    keep = None
+    if config.whole_pixels or config.min_size == 0:  # else no box is empty
+        smallest = 1.0 if config.whole_pixels else torch.finfo(found.boxes.dtype).tiny
+        keep = is_large_enough(found.boxes, smallest)
     if config.mask_nms_iou is None or found.masks is None or len(found) < 2:
-        return found
+        return keep
     masks = found.masks
-    iou = mask_iou(masks.probabilities, masks.boxes, masks.size, masks.threshold)
+    iou = mask_iou(masks.probabilities, masks.boxes, masks.size, masks.threshold)  # 0 for those without area
     if not config.class_agnostic_nms:
         iou = iou * (found.labels[:, None] == found.labels)
-    return found.chosen(mask_nms_keep(iou, found.scores, config.mask_nms_iou))
+    apart = mask_nms_keep(iou, found.scores, config.mask_nms_iou)
+    return apart if keep is None else keep & apart
 
 
 def _is_count(value: object) -> bool:

@@ -1,7 +1,7 @@
 """Region proposal network: where could an object be? (Ren et al. 2015, 3; Lin et al. 2017, 4.1)
 
 N images    L levels    H_l, W_l cells of a level    k anchors per cell    A = sum over levels of H_l * W_l * k
-R proposals per image
+B candidates and R proposals per image
 anchors, proposals, windows: (x1, y1, x2, y2), float pixels, padded frame
 """
 
@@ -72,6 +72,36 @@ class RPNOutputs:
         return RPNOutputs([torch.cat(self.logits, 1)], [torch.cat(self.deltas, 1)], [torch.cat(self.anchors)])
 
 
+@dataclass(frozen=True)
+class ProposalCandidates:
+    """The anchors that went into NMS, of all levels in a row, and what became of them (padded frame).
+
+    anchor_index: (N, B) int64, 0..A-1. refined: (N, B, 4) anchors moved by their deltas. boxes: (N, B, 4) the same, cut
+    to the picture. logits: (N, B) objectness. valid: (N, B) bool, large enough. kept: (N, B) bool, survived NMS.
+    chosen: (N, R) int64, 0..B-1, the best of what was kept. filled: (N, R) bool, the rows of `chosen` that mean
+    anything.
+    """
+
+    anchor_index: Tensor
+    refined: Tensor
+    boxes: Tensor
+    logits: Tensor
+    valid: Tensor
+    kept: Tensor
+    chosen: Tensor
+    filled: Tensor
+
+    def proposals(self) -> Proposals:
+        """The R chosen, best first."""
+        return Proposals(
+            boxes=self.boxes.gather(1, self.chosen[..., None].expand(-1, -1, 4)).masked_fill(
+                ~self.filled[..., None], 0
+            ),
+            logits=self.logits.gather(1, self.chosen).masked_fill(~self.filled, -torch.inf),
+            valid=self.filled,
+        )
+
+
 class RPN(nn.Module):
     """One small head slid over every level of the pyramid, with the same weights on each."""
 
@@ -110,19 +140,38 @@ def propose(outputs: RPNOutputs, windows: Tensor, config: RPNConfig) -> Proposal
     windows: (N, 4) float32, what proposals are cut to. Gradients stop here: boxes are given to the heads as they are
     (Ren et al. 2015, 3.2, approximate joint training). Returns R = config.post_nms_top_n rows an image.
     """
+    return proposal_candidates(outputs, windows, config).proposals()
+
+
+def proposal_candidates(outputs: RPNOutputs, windows: Tensor, config: RPNConfig) -> ProposalCandidates:
+    """As `propose`, with everything that was a proposal's rival."""
     outputs = outputs.joined() if config.levels_together else outputs
-    boxes, logits, ranks, kept = [], [], [], []
+    rows, refined, boxes, logits, valid, kept, ranks = ([] for _ in range(7))
+    offset = 0
     for level_logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
         top, index = _ranked(level_logits.detach(), config)  # (N, k)
-        rows = index[..., None].expand(-1, -1, 4)
-        refined = config.coder.decode(deltas.detach().gather(1, rows), anchors[index])
-        refined = clip_to(refined, windows[:, None])
-        valid = is_large_enough(refined, config.min_size) & top.isfinite()
-        kept.append(keep_per_image(refined, top, valid, config.nms_iou))
-        boxes.append(refined)
+        refined.append(
+            config.coder.decode(deltas.detach().gather(1, index[..., None].expand(-1, -1, 4)), anchors[index])
+        )
+        boxes.append(clip_to(refined[-1], windows[:, None]))
+        valid.append(is_large_enough(boxes[-1], config.min_size) & top.isfinite())
+        kept.append(keep_per_image(boxes[-1], top, valid[-1], config.nms_iou))
         logits.append(level_logits.detach().gather(1, index))
         ranks.append(top.masked_fill(~kept[-1], -torch.inf))
-    return _best(torch.cat(boxes, 1), torch.cat(logits, 1), torch.cat(ranks, 1), config)
+        rows.append(index + offset)
+        offset += anchors.shape[0]
+    stable = config.rank_by == "probabilities"
+    top, chosen = top_k_padded(torch.cat(ranks, 1), config.post_nms_top_n, stable=stable)  # (N, R)
+    return ProposalCandidates(
+        anchor_index=torch.cat(rows, 1),
+        refined=torch.cat(refined, 1),
+        boxes=torch.cat(boxes, 1),
+        logits=torch.cat(logits, 1),
+        valid=torch.cat(valid, 1),
+        kept=torch.cat(kept, 1),
+        chosen=chosen,
+        filled=top.isfinite(),
+    )
 
 
 def _ranked(logits: Tensor, config: RPNConfig) -> tuple[Tensor, Tensor]:
@@ -141,17 +190,6 @@ def keep_per_image(boxes: Tensor, scores: Tensor, valid: Tensor, iou: float, gro
         for i in range(boxes.shape[0])
     ]
     return torch.stack(keep)
-
-
-def _best(boxes: Tensor, logits: Tensor, ranks: Tensor, config: RPNConfig) -> Proposals:
-    stable = config.rank_by == "probabilities"
-    top, index = top_k_padded(ranks, config.post_nms_top_n, stable=stable)  # (N, R)
-    valid = top.isfinite()
-    return Proposals(
-        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)).masked_fill(~valid[..., None], 0),
-        logits=logits.gather(1, index).masked_fill(~valid, -torch.inf),
-        valid=valid,
-    )
 
 
 def _by_cell(x: Tensor, values: int) -> Tensor:

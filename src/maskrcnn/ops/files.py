@@ -27,6 +27,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             unfinished.unlink()
-        if isinstance(error, OSError) and error.filename in (None, str(unfinished)):  # a full disk names no file
+        # a full disk names no file; an error without a number would lose its text to a name
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, str(unfinished)):
             error.filename = str(target)
         raise

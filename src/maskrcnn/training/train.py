@@ -21,6 +21,7 @@ from maskrcnn.training.augment import picture_weights, training_transform
 from maskrcnn.training.checkpoint import Progress, Saved, TrainingState, read_saved, require_same, restore_state
 from maskrcnn.training.distributed import World, everyone_here, join_world
 from maskrcnn.training.loop import Observers, learn
+from maskrcnn.training.memory import freed_memory_kept
 from maskrcnn.training.optim import Average, make_optimizer
 from maskrcnn.training.recipe import Recipe
 from maskrcnn.training.run_folder import Plan, RunFolder
@@ -187,7 +188,7 @@ def _run(
         batches = loader.batches(state.progress.step)
         # closed whatever happens: the loader's processes do not listen to signals, and would wait for a dead parent
         stack.callback(getattr(batches, "close", lambda: None))
-        with _told_of_failure(desk, state):
+        with _told_of_failure(desk, state), freed_memory_kept():
             finished = learn(state, batches, plan.recipe, plan.length, world, _observers(plan, world, desk))
         scores = None
         if desk is not None and finished:

@@ -19,8 +19,9 @@ from maskrcnn.errors import InputError
 from maskrcnn.model.anchors import AnchorConfig
 from maskrcnn.weights.content import Content, Converted, Settings
 from maskrcnn.weights.detectron2_config import config_of
-from maskrcnn.weights.detectron2_layout import BOX_PREDICTOR, RPN_HEAD, State, layout_of
+from maskrcnn.weights.detectron2_layout import BOX_PREDICTOR, RPN_HEAD, layout_of
 from maskrcnn.weights.detectron2_settings import Facts
+from maskrcnn.weights.tensors import State
 
 _SECTIONS = {"MODEL", "model", "INPUT", "TEST", "DATASETS", "dataloader"}  # every config of theirs has one of these
 _NO_WEIGHTS = r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\.\d+"  # settings of older files

@@ -27,8 +27,9 @@ from maskrcnn.weights.detectron2_heads import (
     roi_pooler_config,
     rpn_config,
 )
-from maskrcnn.weights.detectron2_layout import Layout, State, norm_after, shape
+from maskrcnn.weights.detectron2_layout import Layout
 from maskrcnn.weights.detectron2_settings import ZOO, Facts
+from maskrcnn.weights.tensors import State, norm_after, shape
 
 _PIXEL_MEAN = (103.53, 116.28, 123.675)  # of blue, green, red in 0..255
 _PIXEL_STD = (57.375, 57.12, 58.395)

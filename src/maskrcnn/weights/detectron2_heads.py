@@ -16,19 +16,9 @@ from maskrcnn.model.mask_head import MaskHeadConfig
 from maskrcnn.model.roi_pooler import RoIPoolerConfig
 from maskrcnn.model.rpn import RPNConfig
 from maskrcnn.structures import KeypointScheme
-from maskrcnn.weights.detectron2_layout import (
-    BOX_HEAD,
-    BOX_PREDICTOR,
-    KEYPOINT_HEAD,
-    MASK_HEAD,
-    RPN_HEAD,
-    Layout,
-    State,
-    count,
-    norm_after,
-    shape,
-)
+from maskrcnn.weights.detectron2_layout import BOX_HEAD, BOX_PREDICTOR, KEYPOINT_HEAD, MASK_HEAD, RPN_HEAD, Layout
 from maskrcnn.weights.detectron2_settings import ZOO, Facts
+from maskrcnn.weights.tensors import State, count, norm_after, shape
 
 Four = tuple[float, float, float, float]
 Sizes = tuple[tuple[float, ...], ...]

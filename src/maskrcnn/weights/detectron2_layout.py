@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
+from maskrcnn.weights.tensors import State, count, shape
 
-from maskrcnn.errors import InputError
-from maskrcnn.model.layers import Norm
-
-State = Mapping[str, Tensor]
 BodyNorm = Literal["frozen", "batch", "group"]
 
 RPN_HEAD = "proposal_generator.rpn_head."
@@ -101,25 +96,6 @@ def _body_norm(state: State, body: str, stem_norm: str) -> tuple[BodyNorm, bool]
     return "batch", stem is not None and (stem > 0 or not any(counters.values()))
 
 
-def norm_after(state: State, conv: str) -> Norm:
-    """The norm behind a convolution of FPN or heads."""
-    if f"{conv}.norm.weight" not in state:
-        return None
-    return "batch" if f"{conv}.norm.running_mean" in state else "group"
-
-
 def has(state: State, prefix: str) -> bool:
     """Whether any tensor's name begins so."""
     return any(name.startswith(prefix) for name in state)
-
-
-def count(state: State, pattern: str) -> int:
-    """How many tensors have a name of this pattern."""
-    return sum(re.fullmatch(pattern, name) is not None for name in state)
-
-
-def shape(state: State, name: str) -> tuple[int, ...]:
-    """Errors: `InputError` if there is no such tensor."""
-    if name not in state:
-        raise InputError("is missing", field=name, expected="a tensor")
-    return tuple(state[name].shape)

@@ -8,7 +8,6 @@ refused.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -21,7 +20,6 @@ from maskrcnn.model.backbone import BackboneConfig
 from maskrcnn.model.box_head import BoxHeadConfig, DetectionConfig
 from maskrcnn.model.cascade import CascadeConfig
 from maskrcnn.model.fpn import FPNConfig
-from maskrcnn.model.layers import Norm
 from maskrcnn.model.mask_head import MaskHeadConfig
 from maskrcnn.model.mask_rcnn import MaskRCNNConfig
 from maskrcnn.model.preprocess import PreprocessConfig
@@ -30,6 +28,7 @@ from maskrcnn.model.rpn import RPNConfig
 from maskrcnn.weights import class_names
 from maskrcnn.weights.facts import as_text, like
 from maskrcnn.weights.mmdetection_settings import Facts, require_built_here
+from maskrcnn.weights.tensors import count, norm_after, shape
 
 State = Mapping[str, Tensor]
 Three = tuple[float, float, float]
@@ -58,7 +57,7 @@ def config_of(state: State, facts: Facts, names: tuple[str, ...] | None) -> Mask
 
     Errors: `InputError` for a network that is not known here.
     """
-    num_classes = _shape(state, "box_head.classes.weight")[0] - 1
+    num_classes = shape(state, "box_head.classes.weight")[0] - 1
     require_built_here(facts, _stages(state))
     classes = _classes(num_classes, facts, names)
     return MaskRCNNConfig(
@@ -217,7 +216,7 @@ def _stride_in(depth: int, facts: Facts) -> Literal["3x3", "1x1"]:
 
 
 def _depth(state: State) -> int:
-    blocks = tuple(_count(state, rf"backbone\.body\.layer{stage}\.(\d+)\.conv1\.weight") for stage in (1, 2, 3, 4))
+    blocks = tuple(count(state, rf"backbone\.body\.layer{stage}\.(\d+)\.conv1\.weight") for stage in (1, 2, 3, 4))
     depth = _BLOCKS.get((blocks, "backbone.body.layer1.0.conv3.weight" in state))
     if depth is None:
         expected = f"a ResNet of depth {', '.join(map(str, _BLOCKS.values()))}"
@@ -227,26 +226,26 @@ def _depth(state: State) -> int:
 
 def _groups(state: State) -> tuple[int, int]:
     """Groups of the 3x3 convolutions and the width of each: (1, 64) of a ResNet, (32, 8) of X101-32x8d."""
-    width, inputs = _shape(state, "backbone.body.layer1.0.conv2.weight")[:2]
+    width, inputs = shape(state, "backbone.body.layer1.0.conv2.weight")[:2]
     return width // inputs, inputs
 
 
 def _fpn(state: State, facts: Facts) -> FPNConfig:
-    channels = _shape(state, "fpn.output.p2.conv.weight")[0]
+    channels = shape(state, "fpn.output.p2.conv.weight")[0]
     facts.agree("model.neck.out_channels", channels)
-    return FPNConfig(channels=channels, norm=_norm(state, "fpn.output.p2"))
+    return FPNConfig(channels=channels, norm=norm_after(state, "fpn.output.p2"))
 
 
 # --- proposals --------------------------------------------------------------------------------------------------------
 
 
 def _rpn(state: State, facts: Facts) -> RPNConfig:
-    hidden, inputs = _shape(state, "rpn.convs.0.weight")[:2]
+    hidden, inputs = shape(state, "rpn.convs.0.weight")[:2]
     test = "model.test_cfg.rpn"
     old = (f"{test}.max_num", f"{test}.nms_post")  # names of the first files of version 2
     return RPNConfig(
         anchors=_anchors(state, facts),
-        conv_depth=_count(state, r"rpn\.convs\.(\d+)\.weight"),
+        conv_depth=count(state, r"rpn\.convs\.(\d+)\.weight"),
         channels=None if hidden == inputs else hidden,
         delta_weights=_delta_weights("rpn", "model.rpn_head", (1.0, 1.0, 1.0, 1.0), facts),
         pre_nms_top_n=facts.ask("rpn.pre_nms_top_n", 1000, f"{test}.nms_pre"),
@@ -272,7 +271,7 @@ def _anchors(state: State, facts: Facts) -> AnchorConfig:
     if centre and bases != tuple(map(float, strides)):
         expected = f"{as_text(strides)} with that center_offset"
         facts.problem("is not known here", f"{generator}.base_sizes", bases, expected)
-    per_cell = _shape(state, "rpn.objectness.weight")[0]
+    per_cell = shape(state, "rpn.objectness.weight")[0]
     if len(scales) * len(ratios) != per_cell:
         found = f"{len(scales)} scales, {len(ratios)} ratios"
         facts.problem("contradicts the weights", generator, found, f"{per_cell} anchors a cell, as the weights have")
@@ -321,16 +320,16 @@ def _box_head(state: State, num_classes: int, facts: Facts) -> BoxHeadConfig:
     stages = _stages(state)
     for stage in range(stages):
         facts.agree(f"{facts.section('model.roi_head.bbox_head', stage)}.num_classes", num_classes)
-    boxes = _shape(state, "box_head.deltas.weight")[0] // 4
+    boxes = shape(state, "box_head.deltas.weight")[0] // 4
     section = facts.section("model.roi_head.bbox_head", 0)
     if num_classes > 1:  # of one class, its box and the box of all classes are the same
         facts.agree(f"{section}.reg_class_agnostic", boxes == 1)
         if stages > 1 and boxes > 1:
             expected = "one box for all classes in a cascade"
             facts.problem("is not known here", f"{section}.reg_class_agnostic", False, expected)
-    num_convs = _count(state, r"box_head\.convs\.(\d+)\.conv\.weight")
-    maps = _shape(state, f"box_head.convs.{num_convs - 1}.conv.weight" if num_convs else "fpn.output.p2.conv.weight")[0]
-    fc_channels, inputs = _shape(state, "box_head.fcs.0.weight")
+    num_convs = count(state, r"box_head\.convs\.(\d+)\.conv\.weight")
+    maps = shape(state, f"box_head.convs.{num_convs - 1}.conv.weight" if num_convs else "fpn.output.p2.conv.weight")[0]
+    fc_channels, inputs = shape(state, "box_head.fcs.0.weight")
     side = math.isqrt(inputs // maps)
     facts.agree(f"{section}.roi_feat_size", side)
     facts.agree(f"{facts.section('model.roi_head.bbox_roi_extractor', 0)}.roi_layer.output_size", side)
@@ -338,8 +337,8 @@ def _box_head(state: State, num_classes: int, facts: Facts) -> BoxHeadConfig:
         side=side,
         num_convs=num_convs,
         conv_channels=maps if num_convs else 256,
-        norm=_norm(state, "box_head.convs.0"),
-        num_fcs=_count(state, r"box_head\.fcs\.(\d+)\.weight"),
+        norm=norm_after(state, "box_head.convs.0"),
+        num_fcs=count(state, r"box_head\.fcs\.(\d+)\.weight"),
         fc_channels=fc_channels,
         class_agnostic=boxes == 1 and (num_classes > 1 or stages > 1),
         delta_weights=_delta_weights("box_head", section, _STAGE_STDS[0], facts),
@@ -367,13 +366,13 @@ def _mask_head(state: State, num_classes: int, facts: Facts) -> MaskHeadConfig |
         return None
     section = facts.section("model.roi_head.mask_head", 0)
     facts.agree(f"{section}.num_classes", num_classes)
-    masks, channels = _shape(state, "mask_head.masks.weight")[:2]
+    masks, channels = shape(state, "mask_head.masks.weight")[:2]
     layer = f"{facts.section('model.roi_head.mask_roi_extractor', 0)}.roi_layer"
     return MaskHeadConfig(
         side=2 * facts.ask("mask_head.side, half", 14, f"{layer}.output_size", f"{layer}.out_size"),
-        num_convs=_count(state, r"mask_head\.convs\.(\d+)\.conv\.weight"),
+        num_convs=count(state, r"mask_head\.convs\.(\d+)\.conv\.weight"),
         channels=channels,
-        norm=_norm(state, "mask_head.convs.0"),
+        norm=norm_after(state, "mask_head.convs.0"),
         class_agnostic=masks == 1 and num_classes > 1,
     )
 
@@ -400,20 +399,4 @@ def _detection(num_classes: int, facts: Facts) -> DetectionConfig:
 
 
 def _stages(state: State) -> int:
-    return 1 + _count(state, r"later_box_heads\.(\d+)\.classes\.weight")
-
-
-def _norm(state: State, block: str) -> Norm:
-    if f"{block}.norm.weight" not in state:
-        return None
-    return "batch" if f"{block}.norm.running_mean" in state else "group"
-
-
-def _count(state: State, pattern: str) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in state)
-
-
-def _shape(state: State, name: str) -> tuple[int, ...]:
-    if name not in state:
-        raise InputError("is missing", field=name, expected="a tensor")
-    return tuple(state[name].shape)
+    return 1 + count(state, r"later_box_heads\.(\d+)\.classes\.weight")

@@ -26,7 +26,6 @@ from maskrcnn.model.backbone import BackboneConfig
 from maskrcnn.model.box_head import BoxHeadConfig, DetectionConfig
 from maskrcnn.model.fpn import FPNConfig
 from maskrcnn.model.keypoint_head import COCO_PERSON, KeypointHeadConfig
-from maskrcnn.model.layers import Norm
 from maskrcnn.model.mask_head import MaskHeadConfig
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.model.preprocess import PreprocessConfig
@@ -35,6 +34,7 @@ from maskrcnn.model.rpn import RPNConfig
 from maskrcnn.structures import KeypointScheme
 from maskrcnn.weights.content import Content, Converted, Settings
 from maskrcnn.weights.files import require_fit
+from maskrcnn.weights.tensors import count, norm_after, shape
 from maskrcnn.weights.zoo import zoo
 
 State = Mapping[str, Tensor]
@@ -251,8 +251,8 @@ def _config(state: State, names: tuple[str, ...], ids: tuple[int, ...], norm_eps
         category_ids=ids,
         preprocess=PreprocessConfig(shortest=800, longest=1333, antialias=False, rounding="floor"),
         backbone=_backbone(state, norm_eps),
-        fpn=FPNConfig(channels=channels, norm=_norm(state, "fpn.output.p2")),
-        rpn=RPNConfig(anchors=anchors, conv_depth=_count(state, r"rpn\.convs\.(\d+)\.weight")),
+        fpn=FPNConfig(channels=channels, norm=norm_after(state, "fpn.output.p2")),
+        rpn=RPNConfig(anchors=anchors, conv_depth=count(state, r"rpn\.convs\.(\d+)\.weight")),
         roi_pooler=RoIPoolerConfig(sampling_ratio=2, aligned=False),
         box_head=_box_head(state, channels),
         mask_head=_mask_head(state),
@@ -262,7 +262,7 @@ def _config(state: State, names: tuple[str, ...], ids: tuple[int, ...], norm_eps
 
 
 def _backbone(state: State, norm_eps: float | None) -> BackboneConfig:
-    blocks = tuple(_count(state, rf"backbone\.body\.layer{stage}\.(\d+)\.conv1\.weight") for stage in (1, 2, 3, 4))
+    blocks = tuple(count(state, rf"backbone\.body\.layer{stage}\.(\d+)\.conv1\.weight") for stage in (1, 2, 3, 4))
     name = _BACKBONES.get((blocks, "backbone.body.layer1.0.conv3.weight" in state))
     if name is None:
         found, expected = f"stages of {blocks} blocks", ", ".join(_BACKBONES.values())
@@ -274,15 +274,15 @@ def _backbone(state: State, norm_eps: float | None) -> BackboneConfig:
 
 
 def _box_head(state: State, channels: int) -> BoxHeadConfig:
-    num_convs = _count(state, r"box_head\.convs\.(\d+)\.conv\.weight")
+    num_convs = count(state, r"box_head\.convs\.(\d+)\.conv\.weight")
     conv_channels = _rows(state, "box_head.convs.0.conv.weight") if num_convs else 256
-    fc_channels, inputs = _shape(state, "box_head.fcs.0.weight")
+    fc_channels, inputs = shape(state, "box_head.fcs.0.weight")
     return BoxHeadConfig(
         side=math.isqrt(inputs // (conv_channels if num_convs else channels)),
         num_convs=num_convs,
         conv_channels=conv_channels,
-        norm=_norm(state, "box_head.convs.0"),
-        num_fcs=_count(state, r"box_head\.fcs\.(\d+)\.weight"),
+        norm=norm_after(state, "box_head.convs.0"),
+        num_fcs=count(state, r"box_head\.fcs\.(\d+)\.weight"),
         fc_channels=fc_channels,
     )
 
@@ -290,19 +290,19 @@ def _box_head(state: State, channels: int) -> BoxHeadConfig:
 def _mask_head(state: State) -> MaskHeadConfig | None:
     if not any(name.startswith("mask_head.") for name in state):
         return None
-    num_convs = _count(state, r"mask_head\.convs\.(\d+)\.conv\.weight")
-    norm = _norm(state, "mask_head.convs.0")
+    num_convs = count(state, r"mask_head\.convs\.(\d+)\.conv\.weight")
+    norm = norm_after(state, "mask_head.convs.0")
     return MaskHeadConfig(side=28, num_convs=num_convs, channels=_rows(state, "mask_head.masks.weight", 1), norm=norm)
 
 
 def _keypoint_head(state: State) -> KeypointHeadConfig | None:
-    count = _num_keypoints(state)
-    if count == 0:
+    joints = _num_keypoints(state)
+    if joints == 0:
         return None
-    scheme = COCO_PERSON if count == len(COCO_PERSON) else KeypointScheme(tuple(str(j + 1) for j in range(count)))
+    scheme = COCO_PERSON if joints == len(COCO_PERSON) else KeypointScheme(tuple(str(j + 1) for j in range(joints)))
     return KeypointHeadConfig(
         scheme=replace(scheme, pixel_centre=0.0),  # torchvision's training takes the files' numbers as they are
-        num_convs=_count(state, r"keypoint_head\.convs\.(\d+)\.conv\.weight"),
+        num_convs=count(state, r"keypoint_head\.convs\.(\d+)\.conv\.weight"),
         channels=_rows(state, "keypoint_head.deconv.weight"),
         score="logit",
     )
@@ -319,24 +319,8 @@ def _has_classes_of_coco(state: State) -> bool:
     return num_classes == _COCO_CLASSES or (num_classes == 1 and _num_keypoints(state) == len(COCO_PERSON))
 
 
-def _norm(state: State, block: str) -> Norm:
-    if f"{block}.norm.weight" not in state:
-        return None
-    return "batch" if f"{block}.norm.running_mean" in state else "group"
-
-
-def _count(state: State, pattern: str) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in state)
-
-
-def _shape(state: State, name: str) -> tuple[int, ...]:
-    if name not in state:
-        raise InputError("is missing", field=name, expected="a tensor")
-    return tuple(state[name].shape)
-
-
 def _rows(state: State, name: str, dimension: int = 0) -> int:
-    return _shape(state, name)[dimension]
+    return shape(state, name)[dimension]
 
 
 def _default_names(state: State, num_classes: int) -> tuple[str, ...]:

@@ -5,9 +5,9 @@
     python benchmarks/torchvision_parity.py --write         make those fixtures anew
 
 FOLDER is a COCO data set (default: `coco128` in the folder that MASKRCNN_TEST_DATA names). We open the weights as a
-`.pth` of torchvision. Photos are resized as both do: shorter side 800 px, longer at most 1333. r50-fpn, faster-r50-fpn
-and keypoint-r50-fpn are built as torchvision builds them for COCO_V1, whose frozen norms add 0 to variances; the others
-of these names add 1e-5.
+`.pth` of torchvision. Photos are resized as both do: shorter side 800 px, longer at most 1333; 320 and 640 where a name
+says so. r50-fpn, faster-r50-fpn and keypoint-r50-fpn are built as torchvision builds them for COCO_V1, whose frozen
+norms add 0 to variances; the others of these names add 1e-5.
 
 A line gives the largest difference over all detections of both sides: corners of boxes and keypoints in pixels of the
 photo, scores and mask probabilities as they are. A detection whose score or overlap lies within rounding of a limit may
@@ -16,21 +16,19 @@ be on one side only: those are counted. Stage by stage, and in learning: `torchv
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
-import platform
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import parity_table
 import torch
 import torchvision
 from torchvision.models import detection as tv
@@ -38,14 +36,22 @@ from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import maskrcnn
-from maskrcnn.data.pictures import picture_files, read_picture
+from maskrcnn.data.pictures import read_picture
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from weights import parity
 from weights import torchvision_fixture as fixtures
 
 Roles = tuple[tuple[str, str], ...]
 MASKS_KEPT = 3  # of each picture, in a fixture
 SOFT: Roles = ((r"cls_score\.weight$", "weight:0.25"),)  # for heads with norms
+MOBILE: Roles = (  # whose norms have other names; many of its proposals lie below the threshold
+    (r"body\.\d+\.block\.[23]\.1\.weight$", "scale:0.7"),
+    (r"body\.\d+\.(block\.\d\.)?1\.weight$", "scale:1"),
+    (r"cls_logits\.weight$", "normal:0.05"),
+    (r"cls_logits\.bias$", "constant:-6"),
+)
+SMALL = {"min_size": 224, "max_size": 360, "rpn_post_nms_top_n_test": 200}  # of fixtures: their tests take seconds
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Variant:
     eps: float | None = None
     num_classes: int = 91
     roles: Roles = ()
+    small: Mapping[str, int] = field(default_factory=lambda: SMALL)  # what a fixture has otherwise
     detections: int = 60  # at most, in a fixture
     seed: int = 0
 
@@ -77,64 +84,34 @@ VARIANTS = {
     "r50-fpn-v2": Variant(tv.maskrcnn_resnet50_fpn_v2, roles=SOFT, seed=2),
     "faster-r50-fpn": Variant(tv.FasterRCNN, eps=0.0, seed=3),
     "faster-r50-fpn-v2": Variant(tv.fasterrcnn_resnet50_fpn_v2, roles=SOFT, seed=1),
+    "faster-mobilenet-fpn": Variant(tv.fasterrcnn_mobilenet_v3_large_fpn, roles=MOBILE),
+    "faster-mobilenet-fpn-320": Variant(tv.fasterrcnn_mobilenet_v3_large_320_fpn, roles=MOBILE, small={}),
     "keypoint-r50-fpn": Variant(tv.KeypointRCNN, eps=0.0, num_classes=2, detections=10),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("MASKRCNN_TEST_DATA", ".")) / "coco128")
-    parser.add_argument("--pictures", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--fixtures", action="store_true", help="compare with the committed fixtures")
-    parser.add_argument("--write", action="store_true", help="write the fixtures")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = parity_table.options_of(__doc__, VARIANTS, fixtures.names())
     logging.getLogger("maskrcnn").setLevel(logging.ERROR)  # nothing is left to assume: the peer is at hand
-    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
-    print(f"{versions}, {platform.machine()}, {options.threads} thread(s), float32", flush=True)
-    print(f"{'':22}{'detections':>11}{'boxes':>10}{'scores':>10}{'masks':>10}{'keypoints':>11}{'only one side':>15}")
-    for name in options.variants:
-        started = time.perf_counter()
-        if options.write:
-            differences = write_fixture(name)
-        elif options.fixtures:
-            differences = compare_fixture(name)
-        else:
-            differences = compare_photos(name, options.data, options.pictures)
-        show(name, differences, time.perf_counter() - started)
+    print(f"torchvision {torchvision.__version__}")
+    comparisons = parity_table.Comparisons(compare_photos, compare_fixture, write_fixture)
+    parity_table.print_table(options, comparisons, {**parity_table.NUMBERS, **parity_table.KEYPOINTS})
 
 
-def show(name: str, found: fixtures.Differences, seconds: float) -> None:
-    masks = f"{found.masks:10.1e}" if "masks" in found.kinds else f"{'-':>10}"
-    keypoints = f"{found.keypoints:11.1e}" if "keypoints" in found.kinds else f"{'-':>11}"
-    alone = f"{found.missing} and {found.surplus}"
-    print(
-        f"{name:22}{found.detections:11d}{found.boxes:10.1e}{found.scores:10.1e}{masks}{keypoints}{alone:>15}"
-        f"   ({seconds:.0f} s)",
-        flush=True,
-    )
-
-
-def compare_photos(name: str, data: Path, count: int) -> fixtures.Differences:
+def compare_photos(name: str, pictures: list[np.ndarray]) -> parity.Differences:
     peer = Peer(VARIANTS[name])
     ours = opened(peer.weights, peer.config)
-    differences = fixtures.Differences()
-    for path in list(picture_files([data / "images"]))[:count]:
-        picture = read_picture(path)
+    differences = parity.Differences()
+    for picture in pictures:
         differences.add(ours.predict(picture), peer.detect(picture, masks=None))
     return differences
 
 
-def compare_fixture(name: str) -> fixtures.Differences:
+def compare_fixture(name: str) -> parity.Differences:
     fixture = fixtures.read(name)
     about = fixture.about
     ours = opened(fixtures.weights(about["tensors"], about["roles"], about["seed"]), about["config"])
-    differences = fixtures.Differences()
-    for picture, found in fixture.found.items():
-        differences.add(ours.predict(fixtures.PICTURES / f"{picture}.png"), found)
-    return differences
+    return parity.compared(ours, fixture)
 
 
 def opened(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Any:
@@ -143,8 +120,8 @@ def opened(weights: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> An
         return maskrcnn.load(Path(folder) / "model.pth", config, device="cpu")
 
 
-def write_fixture(name: str) -> fixtures.Differences:
-    peer = Peer(VARIANTS[name], shortest=224, longest=360, proposals=200, detections=VARIANTS[name].detections)
+def write_fixture(name: str) -> None:
+    peer = Peer(VARIANTS[name], **VARIANTS[name].small, box_detections_per_img=VARIANTS[name].detections)
     about = {
         "tensors": {tensor: list(value.shape) for tensor, value in peer.weights.items()},
         "config": peer.config,
@@ -156,7 +133,6 @@ def write_fixture(name: str) -> fixtures.Differences:
         picture: peer.detect(read_picture(fixtures.PICTURES / f"{picture}.png")) for picture in fixtures.PICTURE_NAMES
     }
     fixtures.Fixture(about, found).write(name, fixtures.FOLDER)
-    return compare_fixture(name)
 
 
 # --- torchvision's side -----------------------------------------------------------------------------------------------
@@ -165,19 +141,14 @@ def write_fixture(name: str) -> fixtures.Differences:
 class Peer:
     """A detector of torchvision with seeded weights, and what its weights do not tell in fields of our config."""
 
-    def __init__(
-        self, variant: Variant, shortest: int = 800, longest: int = 1333, proposals: int = 1000, detections: int = 100
-    ) -> None:
-        self.model = variant.peer(
-            min_size=shortest,
-            max_size=longest,
-            rpn_post_nms_top_n_test=proposals,
-            box_detections_per_img=detections,
-        ).eval()
+    def __init__(self, variant: Variant, **options: Any) -> None:
+        self.model = variant.peer(**options).eval()
+        transform, rpn = self.model.transform, self.model.rpn
+        limits = {"pre_nms_top_n": rpn._pre_nms_top_n, "post_nms_top_n": rpn._post_nms_top_n}
         self.config: dict[str, Any] = {
-            "preprocess": {"shortest": shortest, "longest": longest},
-            "rpn": {"post_nms_top_n": proposals},
-            "detection": {"max_detections": detections},
+            "preprocess": {"shortest": transform.min_size[-1], "longest": transform.max_size},
+            "rpn": {name: counts["testing"] for name, counts in limits.items()},
+            "detection": {"max_detections": self.model.roi_heads.detections_per_img},
         }
         if variant.eps:  # 0 is what a file with COCO's classes means
             self.config["backbone"] = {"norm_eps": variant.eps}

@@ -57,6 +57,10 @@ def bright_box(pictures: Iterable[np.ndarray]) -> Iterator[Detections]:
         )
 
 
+def never(pictures: Iterable[np.ndarray]) -> Iterator[Detections]:
+    raise AssertionError("the detector was asked")
+
+
 def predictor(*names: str) -> Predictor:
     torch.manual_seed(0)
     return Predictor(MaskRCNN(preset("nano", names, tuple(range(1, len(names) + 1)))), "cpu")
@@ -91,6 +95,35 @@ def test_a_predictor_finds_enough_for_the_largest_count() -> None:
 def test_classes_are_compared_before_the_first_picture() -> None:
     with pytest.raises(InputError, match="not one class of the detector is in the data set"):
         maskrcnn.evaluate(predictor("circle"), Squares())
+
+
+@pytest.mark.parametrize("limits", [7, np.int64(7), [np.int32(7)], iter([7])])
+def test_one_limit_or_several(limits: Any) -> None:
+    assert maskrcnn.evaluate(bright_box, Squares(), max_detections=limits).box.max_detections == (7,)
+
+
+def test_one_limit_for_a_predictor() -> None:
+    assert maskrcnn.evaluate(predictor("square"), Squares(), max_detections=7).box.max_detections == (7,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_detections": ()}, r"max_detections: not a limit; found \(\); expected one or more whole numbers"),
+        ({"max_detections": "abc"}, "max_detections: not a limit; found 'abc'"),
+        ({"max_detections": (1.5,)}, "max_detections: not a limit"),
+        ({"max_detections": 10**20}, "max_detections: not a limit"),
+        ({"max_detections": None}, "max_detections: not a limit; found None"),
+        ({"score_threshold": "a"}, "score_threshold: impossible value; found 'a'; expected a number from 0 to 1"),
+        ({"score_threshold": float("nan")}, "score_threshold: impossible value; found nan"),
+        ({"split": "zz"}, "split: no such split; found 'zz'; expected train or val"),
+        ({"split": 3}, "split: no such split; found 3"),
+    ],
+)
+@pytest.mark.parametrize("model", [never, predictor("square")])
+def test_impossible_options_fail_before_the_first_picture(model: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        maskrcnn.evaluate(model, Squares(), **options)
 
 
 def test_data_that_is_none() -> None:

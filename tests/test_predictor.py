@@ -147,7 +147,10 @@ def test_options_reach_the_model(predictor: Predictor, picture: np.ndarray) -> N
         ({"proposals": 0}, "impossible value; found 0"),
         ({"size": 0}, "size: impossible value; found 0"),
         ({"size": "large"}, "size: impossible value; found 'large'"),
+        ({"size": 10**9}, "size: impossible value; found 1000000000"),
+        ({"max_detections": 10**20}, "max_detections: impossible value"),
         ({"batch_size": 0}, "batch_size: impossible value; found 0"),
+        ({"batch_size": 10**20}, "batch_size: impossible value; found 1"),
     ],
 )
 def test_impossible_options_fail_before_any_picture(
@@ -155,6 +158,21 @@ def test_impossible_options_fail_before_any_picture(
 ) -> None:
     with pytest.raises(InputError, match=message):
         predictor.predict(iter(()), **options)
+
+
+def test_options_may_be_numbers_of_numpy(predictor: Predictor, picture: np.ndarray) -> None:
+    plain = {"size": 64, "max_detections": 5, "proposals": 50, "score_threshold": 0.25, "nms_iou": 0.5, "batch_size": 2}
+    of_numpy = {name: np.float32(v) if isinstance(v, float) else np.int64(v) for name, v in plain.items()}
+    expected = predictor.predict(picture, **plain, class_agnostic_nms=True)  # type: ignore[arg-type]
+    found = predictor.predict(picture, **of_numpy, class_agnostic_nms=np.bool_(True))  # type: ignore[arg-type]
+    assert_same(found, expected)
+    assert len(list(predictor.predict([picture] * 3, batch_size=np.int64(2)))) == 3  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize("pictures", [None, 3, 0.5, object()])
+def test_what_is_no_picture(predictor: Predictor, pictures: Any) -> None:
+    with pytest.raises(InputError, match=r"pictures: is no picture; found .*; expected a picture \(path, bytes"):
+        predictor.predict(pictures)
 
 
 def test_a_bad_file_among_good_ones(predictor: Predictor, folder: Path) -> None:
@@ -228,6 +246,10 @@ def test_what_load_refuses(predictor: Predictor) -> None:
         load("nucleus")
     with pytest.raises(InputError, match="device: no such device; found abacus"):
         Predictor(predictor.model, "abacus")
+    with pytest.raises(InputError, match="device: computes nothing; found meta"):
+        Predictor(predictor.model, "meta")
+    with pytest.raises(InputError, match="device: no such device; found None"):
+        Predictor(predictor.model, None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="device: no such device; found cuda:63"):
         Predictor(predictor.model, "cuda:63")
     with pytest.raises(InputError, match="precision: no such precision; found fp8"):

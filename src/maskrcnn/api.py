@@ -10,9 +10,13 @@ from maskrcnn.data.classes import Classes
 from maskrcnn.data.layout import Split
 from maskrcnn.data.opening import DataLike, open_dataset
 from maskrcnn.data.pictures import PictureLike, read_picture
-from maskrcnn.evaluation.evaluate import Detect, Evaluation, Progress
+from maskrcnn.errors import InputError
+from maskrcnn.evaluation.coco_ap import limits_of
+from maskrcnn.evaluation.evaluate import Detect, Evaluation, LabelledPictures, Progress
 from maskrcnn.evaluation.evaluate import evaluate as evaluate_detect
+from maskrcnn.inspection.explain import Watched, explaining
 from maskrcnn.inspection.probe import Steps, probe
+from maskrcnn.inspection.why import Reasons
 from maskrcnn.model.mask_rcnn import Limits
 from maskrcnn.predictor import PredictOptions, Predictor
 from maskrcnn.structures import Target
@@ -25,12 +29,13 @@ def evaluate(
     images: str | Path | None = None,
     split: Split = "val",
     skip_bad: bool = False,
-    max_detections: Sequence[int] = (100, 300),
+    max_detections: int | Sequence[int] = (100, 300),
     score_threshold: float = 0.5,
     predict_options: PredictOptions | None = None,
     progress: Progress | None = None,
     keypoint_detections: Sequence[int] = (20,),
     keypoint_sigmas: Sequence[float] | None = None,
+    reasons: Reasons | None = None,
 ) -> Evaluation:
     """Score a detector on labelled pictures.
 
@@ -46,16 +51,26 @@ def evaluate(
         keypoint_detections: as `max_detections`, for the AP of keypoints; COCO counts 20.
         keypoint_sigmas: how far off each of the J keypoints may be, in sides of the object (see
             `evaluation/keypoint_ap.py`). None: COCO's where J is 17, else the mean of those for each.
+        reasons: a `maskrcnn.inspection.why.Reasons()`, which is told what became of every object; its `why()` then sums
+            it up. Pictures are looked at one by one for it. Only with a `Predictor`.
 
     Errors: `InputError` for what is wrong with the data, and where the detector has not one class of the data.
     """
-    dataset = open_dataset(data, images=images, split=split, skip_bad=skip_bad)
-    classes = None
-    if isinstance(model, Predictor):
+    dataset: LabelledPictures = open_dataset(data, images=images, split=split, skip_bad=skip_bad)
+    classes: Classes | None = None
+    if not isinstance(model, Predictor):
+        detect = model
+        if reasons is not None:
+            raise InputError("needs a Predictor, which shows its steps", field="reasons", found=type(model).__name__)
+    else:
         classes = Classes(model.class_names, model.category_ids)
-        model = _detect(model, max_detections, predict_options or {})
+        options = _with_enough(model, limits_of(max_detections), predict_options or {})
+        detect = _detect(model, options)
+        if reasons is not None:
+            watched = dataset = Watched(dataset)
+            detect = explaining(model, watched, reasons, _limits(options))
     return evaluate_detect(
-        model,
+        detect,
         dataset,
         max_detections=max_detections,
         score_threshold=score_threshold,
@@ -100,7 +115,23 @@ def inspect(
     return probe(model, read_picture(picture), limits, ground_truth)
 
 
-def _detect(predictor: Predictor, max_detections: Sequence[int], options: PredictOptions) -> Detect:
+def _with_enough(predictor: Predictor, max_detections: Sequence[int], options: PredictOptions) -> PredictOptions:
     enough = max(predictor.model.config.detection.max_detections, *max_detections)
-    asked: PredictOptions = {"max_detections": enough, **options}
-    return lambda pictures: predictor.predict(pictures, **asked)
+    return {"max_detections": enough, **options}
+
+
+def _detect(predictor: Predictor, options: PredictOptions) -> Detect:
+    return lambda pictures: predictor.predict(pictures, **options)
+
+
+def _limits(options: PredictOptions) -> Limits:
+    """Those of the options that are about what is detected."""
+    return Limits(
+        score_threshold=options.get("score_threshold"),
+        nms_iou=options.get("nms_iou"),
+        max_detections=options.get("max_detections"),
+        proposals=options.get("proposals"),
+        size=options.get("size"),
+        class_agnostic_nms=options.get("class_agnostic_nms"),
+        mask_nms_iou=options.get("mask_nms_iou"),
+    )

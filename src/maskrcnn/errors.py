@@ -17,6 +17,8 @@ class InputError(ValueError):
         field: the place in that file or the argument ("annotations[3].bbox").
         found: the offending value; shortened to 80 characters.
         expected: what would have been right.
+
+    The parts stay readable as attributes of these names.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class InputError(ValueError):
     ) -> None:
         place = ": ".join(str(part) for part in (file, field) if part is not None)
         message = f"{place}: {problem}" if place else problem
+        self.problem, self.file, self.field, self.found, self.expected = problem, file, field, found, expected
         if found is not None:
             message += f"; found {_short(found)}"
         if expected is not None:
@@ -47,11 +50,12 @@ class InputErrors(InputError):
     SHOWN = 5
 
     def __init__(self, problem: str, errors: Sequence[InputError], *, file: str | Path | None = None) -> None:
-        self.errors, self.problem, self.file = tuple(errors), problem, file
+        self.errors = tuple(errors)
         shown = " | ".join(str(error) for error in self.errors[: self.SHOWN])
         rest = len(self.errors) - self.SHOWN
         more = f" | and {rest} more" if rest > 0 else ""
         super().__init__(f"{problem} ({len(self.errors)}): {shown}{more}", file=file)
+        self.problem = problem
 
 
 def _short(value: object, limit: int = 80) -> str:

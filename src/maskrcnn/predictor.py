@@ -19,6 +19,7 @@ from torch import Tensor
 
 from maskrcnn.data.pictures import PictureLike, picture_files, read_picture
 from maskrcnn.errors import InputError
+from maskrcnn.model.config import MOST, is_count
 from maskrcnn.model.mask_rcnn import Limits, MaskRCNN
 from maskrcnn.structures import Detections
 from maskrcnn.weights.opening import ConfigLike, open_weights
@@ -143,16 +144,19 @@ class Predictor:
             mask_nms_iou=mask_nms_iou,
         )
         limits.applied(self.model.config)  # an impossible value fails here, not at the first picture
-        _require_whole("batch_size", batch_size)
-        if size is not None and size != "native":
-            _require_whole("size", size)
+        if not is_count(batch_size):
+            expected = f"a whole number from 1 to {MOST}"
+            raise InputError("impossible value", field="batch_size", found=repr(batch_size), expected=expected)
+        if not isinstance(pictures, Iterable | InMemory | str | Path):
+            expected = "a picture (path, bytes, PIL, array, tensor), a folder, a glob, or a list of these"
+            raise InputError("is no picture", field="pictures", found=repr(pictures), expected=expected)
         if isinstance(pictures, InMemory):
             return self._detect([_Loaded(pictures)], limits)[0]
         if isinstance(pictures, str | Path):
             if not _names_several(pictures):
                 return self._detect([_Loaded(pictures)], limits)[0]
             pictures = picture_files([pictures])
-        return self._stream(iter(pictures), limits, batch_size, on_error)
+        return self._stream(iter(pictures), limits, int(batch_size), on_error)
 
     def _stream(
         self, pictures: Iterator[PictureLike], limits: Limits, batch_size: int, on_error: OnError | None
@@ -211,18 +215,16 @@ def _expanded(picture: PictureLike) -> Sequence[PictureLike]:
     return [picture]
 
 
-def _require_whole(field: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError("impossible value", field=field, found=repr(value), expected="a whole number, at least 1")
-
-
 def _device(device: str | torch.device) -> torch.device:
     if device != "auto":
+        expected = "auto, cpu, cuda or mps, where the machine has it"
         try:
-            return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:  # no such name; no such hardware
-            expected = "auto, cpu, cuda or mps, where the machine has it"
+            place = torch.empty(0, device=torch.device(device)).device
+        except (RuntimeError, AssertionError, TypeError) as error:  # no such name; no such hardware; no name
             raise InputError("no such device", field="device", found=str(device), expected=expected) from error
+        if place.type == "meta":
+            raise InputError("computes nothing", field="device", found=str(device), expected=expected)
+        return place
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

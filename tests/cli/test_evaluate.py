@@ -117,3 +117,19 @@ def test_tables_fit_80_columns(
     assert evaluate(dataset, "--images", pictures, "--weights", weights, "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "overlap" in shown and "precision" in shown and "…" not in shown
+
+
+def test_why(weights: Path, dataset: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = (dataset, "--weights", weights, "--images", pictures, "--max-detections", 200)
+    assert evaluate(*common, "--out", tmp_path / "plain") == 0
+    assert "what may help" not in capsys.readouterr().out
+    assert not (tmp_path / "plain" / "why.json").exists()
+    assert evaluate(*common, "--out", tmp_path / "told", "--why") == 0
+    shown = capsys.readouterr().out
+    assert "what may help" in shown and "detection_nms" in shown
+    why = json.loads((tmp_path / "told" / "why.json").read_text())
+    scores = json.loads((tmp_path / "told" / "scores.json").read_text())
+    assert why["objects"] == scores["objects"] == why["found"] + sum(why["lost"].values())
+    assert why["detections"] == scores["detections"] == why["found"] + sum(why["false_positives"].values())
+    same = [(tmp_path / name / "detections.json").read_text() for name in ("plain", "told")]
+    assert same[0] == same[1]

@@ -114,6 +114,33 @@ def test_a_draw_threshold_out_of_range(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--max-detections", 10**20),
+        ("--proposals", 0),
+        ("--batch-size", 10**20),
+        ("--size", 10**9),
+        ("--nms-iou", 2),
+        ("--mask-nms-iou", "nan"),
+        ("--score-threshold", -1),
+    ],
+)
+def test_values_out_of_range_are_the_options(
+    option: str, value: object, weights: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(pictures, "--weights", weights, "--out", tmp_path / "out", option, value) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {option}: impossible value; found ") and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--max-detections", "--proposals"])
+def test_all_that_there_are_can_be_asked_for(option: str, weights: Path, pictures: Path, tmp_path: Path) -> None:
+    """Far more than there could be take no memory."""
+    assert predict(pictures / "0.png", "--weights", weights, "--out", tmp_path / "out", option, 10**9) == 0
+
+
 @pytest.mark.parametrize("missing", ["pictures", "--weights", "--out"])
 def test_what_must_be_given(missing: str, weights: Path, pictures: Path, tmp_path: Path) -> None:
     given = {"pictures": [pictures], "--weights": ["--weights", weights], "--out": ["--out", tmp_path / "out"]}

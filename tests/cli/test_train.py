@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import pytest
+import torch
 import tyro
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from maskrcnn.cli.main import main
 from maskrcnn.cli.train import Options, RecipeOptions, recipe_changes
+from maskrcnn.weights.opening import load_model
 
 SHORT = ["--steps", 2, "--batch-size", 2, "--workers", 0, "--precision", "float32", "--augmentation.crop", 64]
 
@@ -109,6 +112,23 @@ def test_from_nothing_then_resumed_then_fine_tuned(
     assert config["recipe"]["optimizer"] == "adamw" and config["recipe"]["freeze"] == 2
 
 
+def test_fine_tuned_from_another_frameworks_weights_with_a_config(
+    dataset: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Its pyramid has other levels than ours, and its norms add what the config says."""
+    detector = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=3)
+    torch.save(detector.state_dict(), tmp_path / "model.pth")
+    small = {"preprocess": {"shortest": 64, "longest": 96}, "backbone": {"norm_eps": 1e-3}}
+    (tmp_path / "config.json").write_text(json.dumps(small))
+    data = (dataset, "--images", pictures, "--val", dataset, "--out", tmp_path / "out")
+    given = ("--weights", tmp_path / "model.pth", "--config", tmp_path / "config.json")
+    assert train(*data, *given, *SHORT, "--freeze", 0) == 0
+    config = load_model(tmp_path / "out" / "best.safetensors").config
+    assert (config.backbone.norm_eps, config.backbone.levels) == (1e-3, ("c5a", "c5"))
+    assert config.preprocess.longest == 96
+    assert config.class_names != ("1", "2")
+
+
 def test_val_of_its_own_and_tables(
     dataset: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,10 +157,16 @@ def test_bad_data_leaves_nothing_behind(
         (["--steps", "many"], 2),
         (["--learning-rat", 1], 2),
         (["--weights", "nuclei", "--pretrained-backbone"], 2),
-        (["--batch-size", 0], 1),
+        (["--batch-size", 0], 2),
+        (["--batch-size", 10**20], 2),
+        (["--val-fraction", 3], 2),
+        (["--augmentation.flip", "nan"], 2),
         (["--steps", 5, "--epochs", 1], 2),
         (["--minutes", 5, "--epochs", 1], 2),
         (["--resume", "--scale", 2], 2),
+        (["--config", "config.yaml"], 2),
+        (["--resume", "--weights", "nuclei", "--config", "config.yaml"], 2),
+        (["--weights", "nuclei", "--config", "no-such.yaml"], 1),
         (["--device", "abacus"], 1),
         (["--resume"], 1),
         (["--weights", "nucleus"], 1),

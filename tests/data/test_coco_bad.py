@@ -121,6 +121,13 @@ POLYGON = [[2, 3, 12, 3, 12, 13]]
         ({"segmentation": [2, 3, 12, 3, 12, 13]}, "segmentation: is not a mask; found [2, 3, 12, 3, 12, 13]"),
         ({"segmentation": [[[2, 3], [12, 3], [12, 13]]]}, "segmentation[0]: is not a polygon"),
         ({"segmentation": [[2, 3, "x", 3, 12, 13]]}, "segmentation[0]: is not a polygon"),
+        ({"segmentation": [["2", "3", "12", "3", "12", "13"]]}, "segmentation[0]: is not a polygon"),
+        ({"segmentation": [[2, 3, 12, 3, 7, 3, 5, 3]]}, "segmentation: has no area; found [[2.0, 3.0, 12.0, 3.0"),
+        ({"segmentation": [[2, 3, 4, 5, 6, 7, 12, 13]]}, "segmentation: has no area"),
+        ({"segmentation": [[2, 3, 2, 3, 2, 3], [1, 1, 5, 1, 9, 1]]}, "segmentation: has no area"),
+        ({"segmentation": [[32, 3, 42, 3, 42, 13]]}, "segmentation: lies outside the picture; expected within height"),
+        ({"segmentation": [[2, -13, 12, -13, 12, -3]]}, "segmentation: lies outside the picture"),
+        ({"segmentation": [[32, 3, 42, 3, 42, 13], [-9, 2, -1, 2, -1, 9]]}, "segmentation: lies outside the picture"),
         ({"segmentation": "polygon"}, "segmentation: is not a mask; found polygon"),
         ({"segmentation": None}, "segmentation: is missing, while other annotations have one"),
         ({"segmentation": []}, "segmentation: is missing, while other annotations have one"),
@@ -162,6 +169,20 @@ def test_bad_annotation(document: dict[str, Any], write: Write, change: dict[str
     dataset = load_coco(file, skip_bad=True)
     assert [str(error) for error in dataset.skipped] == [f"{file}: {found}"]
     assert len(dataset) == 3 and len(dataset.target(0)) == 1 and len(dataset.target(1)) == 1
+
+
+@pytest.mark.parametrize(
+    "polygons",
+    [
+        [[2, 3, 2, 3, 2, 3], POLYGON[0]],
+        [[2, 3, 2, 3, 12, 3, 12, 13]],
+        [[32, 3, 42, 3, 42, 13], POLYGON[0]],
+        [[-5, -5, 35, -5, 35, 25, -5, 25]],
+    ],
+)
+def test_one_ring_of_several_may_be_empty(document: dict[str, Any], write: Write, polygons: list[Any]) -> None:
+    document["annotations"][0]["segmentation"] = polygons
+    assert load_coco(write(document)).skipped == ()
 
 
 @pytest.mark.parametrize(("key", "field"), [("bbox", "bbox"), ("segmentation", "segmentation")])
@@ -207,6 +228,28 @@ def test_duplicate_ids(document: dict[str, Any], write: Write) -> None:
 def test_class_that_the_training_set_lacks(document: dict[str, Any], write: Write) -> None:
     (line,) = problems(write(document), classes=Classes.named(["cat", "dog"]))
     assert line.endswith("category_id: is no class of the training set; found 7; expected one of cat, dog")
+
+
+def test_no_class_of_the_training_set(document: dict[str, Any], write: Write) -> None:
+    """One line, not one for each annotation, and nothing that could be left out."""
+    file = write(document)
+    for skip_bad in (False, True):
+        with pytest.raises(
+            InputError, match=r"categories: has no class of the training set; found .*; expected one of"
+        ) as caught:
+            load_coco(file, classes=Classes.named(["lemon", "lime"]), skip_bad=skip_bad)
+        assert str(file) in str(caught.value) and not isinstance(caught.value, InputErrors)
+
+
+@pytest.mark.parametrize("name", ["p1.png", "./p1.png"])
+def test_one_picture_with_two_ids(document: dict[str, Any], write: Write, name: str) -> None:
+    """Split by id, it could be learned from and judged by."""
+    document["images"][1]["file_name"] = name
+    file = write(document)
+    assert problems(file) == [
+        f"images[1] (id 20).file_name: is the file of image id 10 too; found {name}; expected one id for each picture"
+    ]
+    assert load_coco(file, skip_bad=True).image_ids == (10, 30)
 
 
 def test_problems_are_collected_and_counted(document: dict[str, Any], write: Write) -> None:

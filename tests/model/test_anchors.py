@@ -48,6 +48,23 @@ def test_equal_a_slow_loop(centre: float, size: tuple[int, int], sizes: tuple[tu
         torch.testing.assert_close(anchors, torch.tensor(expected))
 
 
+def test_with_shapes_of_the_cell_they_are_those_of_faster_r_cnn() -> None:
+    """As its MATLAB code printed them for a cell of 16 px, from the first to the last pixel (x2 - x1 + 1 wide)."""
+    config = AnchorConfig(sizes=((128, 256, 512),), centre=0.5, shapes="cell")
+    (anchors,) = make_anchors(config, [(1, 1)], [16], (16, 16), CPU)
+    assert (anchors - torch.tensor([0.0, 0.0, 1.0, 1.0])).tolist() == [
+        [-84, -40, 99, 55],
+        [-176, -88, 191, 103],
+        [-360, -184, 375, 199],
+        [-56, -56, 71, 71],
+        [-120, -120, 135, 135],
+        [-248, -248, 263, 263],
+        [-36, -80, 51, 95],
+        [-80, -168, 95, 183],
+        [-168, -344, 183, 359],
+    ]
+
+
 @pytest.mark.parametrize("size", [(800, 1088), (800, 1344), (64, 96), (224, 992)])
 def test_equal_torchvisions(size: tuple[int, int]) -> None:
     sizes, ratios = ((32,), (64,), (128,), (256,), (512,)), (0.5, 1.0, 2.0)

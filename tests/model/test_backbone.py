@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from maskrcnn.errors import InputError
 from maskrcnn.model.backbone import STRIDES, Backbone, BackboneConfig, _group_norm_
+from maskrcnn.model.config import from_dict, to_dict
 
 SMALL = {"layers": (1, 1, 1, 1), "channels": (8, 16, 24, 160), "stem_width": 8, "stem_type": "deep"}
 
@@ -239,3 +242,76 @@ def test_what_lies_behind_the_last_level_is_not_made() -> None:
 def test_a_name_reaches_neither_network_nor_disk(name: str) -> None:
     with pytest.raises(InputError, match=r"BackboneConfig\.name: impossible value"):
         BackboneConfig(name=name)
+
+
+TAPPED = BackboneConfig(
+    name="resnet18",
+    options=SMALL | {"layers": (1, 1, 2, 2)},
+    norm="batch",
+    levels=("c3", "c4a", "c4", "c5a", "c5"),
+    taps={"c4a": "layer3.0", "c5a": "layer4.0"},
+)
+
+
+def test_maps_from_inside_a_stage() -> None:
+    backbone, pixels = Backbone(TAPPED).eval(), torch.randn(2, 3, 64, 96)
+    for parameter in backbone.parameters():
+        nn.init.normal_(parameter)  # timm's residual branches begin at zero
+    plain = Backbone(BackboneConfig(name="resnet18", options=TAPPED.options, norm="batch")).eval()
+    plain.load_state_dict(backbone.state_dict())  # weights keep their names
+    assert list(backbone.state_dict()) == list(plain.state_dict())
+    heard: dict[str, Tensor] = {}
+    for name in ("layer3", "layer4"):
+        block = plain.body[name][0]
+        block.register_forward_hook(lambda module, inputs, output, name=name: heard.update({name: output}))
+    found, expected = backbone(pixels), plain(pixels)
+    assert list(found) == list(backbone.channels) == list(TAPPED.levels)
+    assert backbone.strides == {"c3": 8, "c4a": 16, "c4": 16, "c5a": 32, "c5": 32}
+    for level, wanted in {**{name: expected[name] for name in ("c3", "c4", "c5")}, "c4a": heard["layer3"]}.items():
+        assert torch.equal(found[level], wanted) and found[level].shape[1] == backbone.channels[level]
+    assert torch.equal(found["c5a"], heard["layer4"])
+    assert not torch.equal(found["c5a"], found["c5"])
+
+
+def test_looking_for_the_size_of_a_map_changes_nothing() -> None:
+    backbone = Backbone(TAPPED)
+    assert backbone.training and backbone.body.bn1.training
+    assert all(not x.any() for name, x in backbone.state_dict().items() if name.endswith(("mean", "tracked")))
+
+
+def test_norms_and_stages_of_a_body_with_taps() -> None:
+    learns, frozen = Backbone(TAPPED), Backbone(replace(TAPPED, norm="frozen"))
+    before = statistics(learns.body), statistics(frozen.body)
+    for backbone in (learns, frozen):
+        backbone.train()(torch.randn(2, 3, 64, 64))
+    assert all(not torch.equal(value, before[0][name]) for name, value in statistics(learns.body).items())
+    assert all(torch.equal(value, before[1][name]) for name, value in statistics(frozen.body).items())
+    plain = Backbone(BackboneConfig(name="resnet18", options=TAPPED.options, norm="batch"))
+    for stages in range(6):
+        assert learns.freeze(stages) == plain.freeze(stages)
+
+
+def test_a_config_with_taps_is_plain_data() -> None:
+    assert from_dict(BackboneConfig, json.loads(json.dumps(to_dict(TAPPED)))) == TAPPED
+
+
+@pytest.mark.parametrize(
+    ("levels", "taps", "message"),
+    [
+        (("c5a", "c5"), {}, r"levels: impossible value; .*expected some of c2, c3, c4, c5, in this order"),
+        (("c5",), {"c5a": "layer4.0"}, r"levels: .*some of c2, c3, c4, c5a, c5, in this order, and all taps"),
+        (("c5", "c5a"), {"c5a": "layer4.0"}, r"levels: .*some of c2, c3, c4, c5a, c5, in this order"),
+        (("c4", "c5a"), {"c5a": "layer4.0"}, r"levels: impossible value"),
+        (("c5", "p5"), {"p5": "layer4.0"}, r"taps: impossible value"),
+        (
+            ("c4a", "c5"),
+            {"c4a": "layer3.9"},
+            r"backbone\.taps: no such modules; found layer3\.9, layer4; expected diff",
+        ),
+        (("c5a", "c5"), {"c5a": "layer4"}, r"backbone\.taps: no such modules; found layer4, layer4; expected diff"),
+        (("c4a", "c5"), {"c4a": "layer4.0"}, r"taps\.c4a: not such a map; found layer4\.0, .* a map of stride 16"),
+    ],
+)
+def test_impossible_taps(levels: tuple[str, ...], taps: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Backbone(replace(TAPPED, levels=levels, taps=taps))

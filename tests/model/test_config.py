@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from maskrcnn.errors import InputError
@@ -180,7 +181,12 @@ NAN = float("nan")
         (Limits, "mask_nms_iou", NAN),
         (Limits, "max_detections", 0),
         (Limits, "max_detections", 2.5),
+        (Limits, "max_detections", 10**20),
         (Limits, "proposals", -1),
+        (Limits, "proposals", True),
+        (Limits, "proposals", 2**31),
+        (Limits, "nms_iou", 10**400),
+        (Limits, "size", 1 << 16),
         (Limits, "class_agnostic_nms", 1),
         (Limits, "size", 0),
         (Limits, "size", "large"),
@@ -197,11 +203,23 @@ def test_impossible_values_are_named(config: type, name: str, value: Any) -> Non
     [
         ((), (), r"MaskRCNNConfig\.class_names: impossible value; found \(\); expected at least one class"),
         (("a", "b"), (1,), r"MaskRCNNConfig\.category_ids: impossible value; found \(1,\); expected 2 ids"),
+        (("a", "a"), (1, 2), r"MaskRCNNConfig\.class_names: impossible value; found \('a', 'a'\); expected each only"),
+        (("a", "b"), (7, 7), r"MaskRCNNConfig\.category_ids: impossible value; found \(7, 7\); expected each only"),
     ],
 )
 def test_classes_without_ids(names: tuple[str, ...], ids: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         MaskRCNNConfig(class_names=names, category_ids=ids)
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    limits = Limits(nms_iou=np.float32(0.5), size=np.int64(64), class_agnostic_nms=np.bool_(True))  # type: ignore[arg-type]
+    assert limits == Limits(nms_iou=0.5, size=64, class_agnostic_nms=True)
+    pair = (np.int8(1), np.float64(2.5))
+    given = {"name": "x", "rate": np.float32(0.25), "size": np.uint8(7), "flag": np.bool_(True), "pair": pair}
+    made = from_dict(Outer, given)
+    assert json.loads(json.dumps(to_dict(made))) == to_dict(made)
+    assert made == Outer(name="x", rate=0.25, size=7, flag=True, pair=(1, 2.5))
 
 
 def test_an_impossible_value_in_a_file_is_named_too() -> None:

@@ -73,9 +73,21 @@ def test_with_a_norm() -> None:
 
 
 def test_levels_and_strides() -> None:
-    assert FPNConfig().strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
-    assert FPNConfig(extra_level=False).strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
-    assert list(FPN(FPNConfig(channels=5, extra_level=False), CHANNELS)(maps(64, 64))) == ["p2", "p3", "p4", "p5"]
+    assert FPN(FPNConfig(channels=5), CHANNELS).strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32, "p6": 64}
+    without = FPN(FPNConfig(channels=5, extra_level=False), CHANNELS)
+    assert without.strides == {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+    assert list(without(maps(64, 64))) == ["p2", "p3", "p4", "p5"]
+
+
+def test_two_maps_of_one_stride() -> None:
+    fpn = FPN(FPNConfig(channels=5), {"c5a": 6, "c5": 10})
+    inputs = {"c5a": torch.randn(1, 6, 3, 4), "c5": torch.randn(1, 10, 3, 4)}
+    pyramid = fpn(inputs)
+    assert fpn.strides == {"p5a": 32, "p5": 32, "p6": 64}
+    assert list(pyramid) == ["p5a", "p5", "p6"]
+    above, inner = fpn.lateral["p5"](inputs["c5"]), fpn.lateral["p5a"](inputs["c5a"])
+    torch.testing.assert_close(pyramid["p5a"], fpn.output["p5a"](inner + above))
+    torch.testing.assert_close(pyramid["p5"], fpn.output["p5"](above))
 
 
 def test_no_pictures() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,8 @@ def proposals_by_hand(out: RPNOutputs, image: int, size: list[float], config: RP
             box = moved(anchors[i].tolist(), deltas[image, i].tolist(), *size)
             if box[2] - box[0] < config.min_size or box[3] - box[1] < config.min_size:
                 continue
+            if 1 / (1 + math.exp(-logits[image, i].item())) < config.score_threshold:
+                continue
             if all(overlap(box, other) <= config.nms_iou for _, other in kept):
                 kept.append((logits[image, i].item(), box))
         found += kept
@@ -83,9 +86,24 @@ def test_proposals_equal_a_loop(nms_iou: float, min_size: float, post_nms_top_n:
     config = replace(CONFIG, nms_iou=nms_iou, min_size=min_size, post_nms_top_n=post_nms_top_n)
     out, sizes = outputs(3), [[32.0, 48.0], [20.0, 48.0], [31.0, 10.5]]
     found = propose(out, of_sizes(torch.tensor(sizes)), config)
-    assert found.boxes.shape == (3, post_nms_top_n, 4)
+    candidates = sum(min(config.pre_nms_top_n, len(anchors)) for anchors in out.anchors)
+    assert found.boxes.shape == (3, min(post_nms_top_n, candidates), 4)
     for image, size in enumerate(sizes):
         assert_equal_rows(found, image, proposals_by_hand(out, image, size, config))
+
+
+@pytest.mark.parametrize("rank_by", ["logits", "probabilities"])
+def test_proposals_below_a_threshold_are_dropped(rank_by: Any) -> None:
+    config = replace(CONFIG, score_threshold=0.6, post_nms_top_n=100, rank_by=rank_by)
+    out, size = outputs(2), [32.0, 48.0]
+    found = propose(out, of_sizes(torch.tensor([size] * 2)), config)
+    for image in (0, 1):
+        assert_equal_rows(found, image, proposals_by_hand(out, image, size, config))
+    every = propose(out, of_sizes(torch.tensor([size] * 2)), replace(config, score_threshold=0.0))
+    assert 0 < found.valid.sum() < every.valid.sum()
+    assert found.logits[found.valid].min() >= math.log(0.6 / 0.4)
+    with pytest.raises(InputError, match=r"RPNConfig\.score_threshold: impossible value"):
+        replace(CONFIG, score_threshold=1.5)
 
 
 @pytest.mark.parametrize("pre_nms_top_n", [60, 1000])
@@ -132,9 +150,10 @@ def test_one_picture_gives_the_same_as_in_a_batch() -> None:
 
 
 def test_fewer_anchors_than_asked_for() -> None:
-    config, out = replace(CONFIG, pre_nms_top_n=5000, post_nms_top_n=6000), outputs(1)
+    """What is asked for beyond them takes no memory."""
+    config, out = replace(CONFIG, pre_nms_top_n=10**9, post_nms_top_n=10**9), outputs(1)
     found = propose(out, of_sizes(torch.tensor([[32.0, 48.0]])), config)
-    assert found.boxes.shape == (1, 6000, 4)
+    assert found.boxes.shape == (1, sum(len(anchors) for anchors in out.anchors), 4)
     assert_equal_rows(found, 0, proposals_by_hand(out, 0, [32.0, 48.0], config))
 
 

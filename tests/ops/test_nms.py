@@ -127,27 +127,28 @@ def test_on_a_matrix_equals_the_definition(make: Callable[[int], Tensor], ties: 
 
 def test_top_k_sorts_and_points_back() -> None:
     scores = torch.randn(2, 3, 20)
-    values, index = nms.top_k_padded(scores, 5)
+    values, index = nms.top_k(scores, 5)
     assert torch.equal(values, scores.sort(dim=-1, descending=True).values[..., :5])
     assert torch.equal(scores.gather(-1, index), values)
 
 
+@pytest.mark.parametrize("stable", [False, True])
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_top_k_pads_what_is_missing(count: int) -> None:
-    values, index = nms.top_k_padded(torch.rand(2, count), 4)
-    assert values.shape == index.shape == (2, 4)
+def test_top_k_of_fewer_are_all(count: int, stable: bool) -> None:
+    """However many are asked for: rows that hold nothing would take memory all the same."""
+    scores = torch.rand(2, count)
+    values, index = nms.top_k(scores, 10**20, stable=stable)
+    assert values.shape == index.shape == (2, count)
     assert index.dtype == torch.int64
-    assert values[:, :count].isfinite().all()
-    assert values[:, count:].eq(-torch.inf).all()
-    assert index[:, count:].eq(0).all()
+    assert torch.equal(values, scores.sort(descending=True).values)
 
 
 def test_top_k_of_equal_scores_in_their_order() -> None:
     scores = torch.tensor([[1.0, 2.0] * 500, [1.0] * 1000])
-    values, index = nms.top_k_padded(scores, 600, stable=True)
+    values, index = nms.top_k(scores, 600, stable=True)
     assert index[0].tolist() == [*range(1, 1000, 2), *range(0, 200, 2)]
     assert index[1].tolist() == list(range(600))
     assert torch.equal(values, scores.gather(1, index))
-    values, index = nms.top_k_padded(scores[:, :3], 5, stable=True)
-    assert values.tolist() == [[2, 1, 1, -torch.inf, -torch.inf], [1, 1, 1, -torch.inf, -torch.inf]]
-    assert index.tolist() == [[1, 0, 2, 0, 0], [0, 1, 2, 0, 0]]
+    values, index = nms.top_k(scores[:, :3], 5, stable=True)
+    assert values.tolist() == [[2, 1, 1], [1, 1, 1]]
+    assert index.tolist() == [[1, 0, 2], [0, 1, 2]]

@@ -154,7 +154,7 @@ def test_what_the_losses_do_not_hang_on_may_change(train_tiny: Any) -> None:
 
 
 def test_nothing_to_resume(train_tiny: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"state\.safetensors: nothing to resume"):
+    with pytest.raises(InputError, match="run: out: there is nothing to resume"):
         train_tiny(resume=True)
     assert not (tmp_path / "run").exists()
 

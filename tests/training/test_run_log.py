@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from maskrcnn.inspection.weight_histograms import weight_statistics
 from maskrcnn.training.run_log import LOG_FILE, RunLog, progress_bar, read_log
 
 
 def board(folder: Path) -> Any:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder / "tensorboard"))
+    events = EventAccumulator(str(folder / "tensorboard"), {"histograms": 0})  # 0: keep all, not the last alone
     return events.Reload()
 
 
@@ -80,3 +84,23 @@ def test_notes_without_a_terminal(visible: bool, shown: str, capsys: pytest.Capt
         bar.say("a word of [it]")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", shown)
+
+
+def test_histograms_of_weights_are_on_the_board(tmp_path: Path) -> None:
+    """Bins, counts and sums as they are; a layer that holds no number is left out."""
+    model = nn.Sequential(OrderedDict(fpn=nn.Sequential(OrderedDict(p2=nn.Linear(30, 20))), rpn=nn.Linear(2, 2)))
+    with torch.no_grad():
+        model.rpn.weight.fill_(torch.nan)
+    layers = weight_statistics(model)
+    with RunLog(tmp_path) as log:
+        for step in (10, 20):
+            log.weights(step, layers)
+    events = board(tmp_path)
+    assert sorted(events.Tags()["histograms"]) == ["weights.fpn/p2.bias", "weights.fpn/p2.weight", "weights.rpn/bias"]
+    shown = events.Histograms("weights.fpn/p2.weight")
+    assert [event.step for event in shown] == [10, 20]
+    values, found = model.fpn.p2.weight.detach().numpy().astype(float).ravel(), shown[0].histogram_value
+    counts, edges = np.histogram(values, 64)
+    assert (found.min, found.max, found.num) == (values.min(), values.max(), 600)
+    assert found.sum == pytest.approx(values.sum()) and found.sum_squares == pytest.approx((values**2).sum())
+    assert found.bucket == counts.tolist() and found.bucket_limit == pytest.approx(edges[1:].tolist())

@@ -29,6 +29,7 @@ from maskrcnn.training.start import (
     settled_recipe,
     starting_model,
 )
+from maskrcnn.training.train import train
 from maskrcnn.weights.files import save_checkpoint
 from maskrcnn.weights.opening import open_weights
 
@@ -76,14 +77,44 @@ def test_the_place_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "used" / "notes.txt").touch()
     require_place(tmp_path / "used", resume=False)  # other things may lie there
     (tmp_path / "used" / "log.jsonl").touch()
-    with pytest.raises(InputError, match="used: out: holds another run; expected a new folder, or --resume"):
+    with pytest.raises(InputError, match="used: out: holds another run; expected a new folder; nothing was saved"):
         require_place(tmp_path / "used", resume=False)
-    with pytest.raises(InputError, match=r"used/state\.safetensors: nothing to resume"):
+    with pytest.raises(InputError, match="used: out: there is nothing to resume: the run ended before it saved"):
         require_place(tmp_path / "used", resume=True)
+    with pytest.raises(InputError, match=r"new: out: there is nothing to resume; expected state\.safetensors"):
+        require_place(tmp_path / "new", resume=True)
     (tmp_path / "used" / STATE_FILE).touch()
     require_place(tmp_path / "used", resume=True)
+    with pytest.raises(InputError, match="used: out: holds another run; expected a new folder, or --resume"):
+        require_place(tmp_path / "used", resume=False)
     with pytest.raises(InputError, match="notes.txt: out: is not a folder"):
         require_place(tmp_path / "used" / "notes.txt", resume=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "data: is not a data set; found NoneType"),
+        ({"out": None}, "out: is no folder; found None; expected a path"),
+        ({"out": 3}, "out: is no folder; found 3"),
+        ({"preset": 3}, "preset: no such preset; found 3; expected nano or "),
+        ({"weights": 3}, "weights: no such weights; found 3"),
+        ({"recipe": 3}, "recipe: is no recipe; found 3; expected a Recipe"),
+        ({"scale": "a"}, "scale: impossible value; found 'a'; expected a number above 0"),
+        ({"scale": 0}, "scale: impossible value; found 0"),
+        ({"val_fraction": "a"}, "val_fraction: is not a share; found 'a'"),
+        (
+            {"batch_size": 10**20},
+            r"recipe\.batch_size: wrong type; found 10+; expected a whole number of at most 64 bits",
+        ),
+        ({"device": "meta"}, "device: computes nothing; found meta"),
+    ],
+)
+def test_arguments_of_another_kind(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"data": "shapes", "out": tmp_path / "run", "device": "cpu", "quiet": True, "steps": 1}
+    with pytest.raises(InputError, match=message):
+        train(**asked | changes)
+    assert not (tmp_path / "run").exists()
 
 
 def unreadable(folder: Path) -> dict[str, Any]:
@@ -192,6 +223,11 @@ def test_a_new_model_fits_the_data(tiny_config: MaskRCNNConfig, shapes: Any) -> 
     assert notes[-1] == "detections per picture: 400, since a picture holds 301 objects"
     boxes, notes = starting_model(pictures_with(shapes, has_masks=False), tiny)
     assert boxes.mask_head is None and "no mask head" in notes[-1]
+    loaded = MaskRCNN(replace(tiny_config, mask_head=None))
+    boxes, notes = starting_model(pictures_with(shapes), tiny, loaded)
+    assert "the weights have no mask head: the masks of the training pictures are not learned" in notes
+    _, notes = starting_model(pictures_with(shapes, has_masks=False), tiny, loaded)
+    assert not any("mask" in note for note in notes)
     larger, _ = starting_model(pictures_with(shapes), tiny, scale=3.0)
     assert larger.config.preprocess.scale == larger.preprocess.config.scale == 3
 

@@ -18,11 +18,12 @@ import maskrcnn
 from maskrcnn.data.shapes import ShapesDataset
 from maskrcnn.errors import InputError
 from maskrcnn.model.config import to_dict
+from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.structures import Target
 from maskrcnn.training import train as train_module
 from maskrcnn.training.run_log import read_log
 from maskrcnn.training.validate import Validation
-from maskrcnn.weights.files import read_checkpoint
+from maskrcnn.weights.files import read_checkpoint, save_checkpoint
 from maskrcnn.weights.opening import load_model
 
 LOSSES = {"total", "rpn_objectness", "rpn_box", "box_class", "box_delta", "mask"}
@@ -98,9 +99,18 @@ def check_weights(run: Any) -> None:
 def check_board(folder: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    tags = EventAccumulator(str(folder / "tensorboard")).Reload().Tags()
+    events = EventAccumulator(str(folder / "tensorboard"), {"histograms": 0, "images": 0}).Reload()  # 0: keep all
+    tags = events.Tags()
     assert {"train/total", "train/learning_rate", "validation/mask_ap", "validation/loss_mask"} <= set(tags["scalars"])
     assert tags["images"] == ["validation/0", "validation/1"]
+    config, tensors, _ = read_checkpoint(folder / "last.safetensors")
+    learned = {name for name, _ in MaskRCNN(config).named_parameters()}
+    assert len(tags["histograms"]) == len(learned) + 2 * sum("running_var" in name for name in tensors)
+    assert {name.removeprefix("weights.").replace("/", ".", 1) for name in tags["histograms"]} >= learned
+    shown = events.Histograms("weights.box_head/classes.weight")
+    assert [event.step for event in shown] == [event.step for event in events.Images("validation/0")] == [2, 3, 4]
+    values = tensors["box_head.classes.weight"].float()
+    assert shown[-1].histogram_value.max == pytest.approx(float(values.max()), rel=1e-3)
 
 
 def target(boxes: list[list[float]]) -> Target:
@@ -179,6 +189,21 @@ def test_best_and_last(train_tiny: Any, scripted: Any) -> None:
     assert [line["best"] for line in lines(run.folder, "validation")] == [True, True, False, True, False]
     assert read_checkpoint(run.best).metadata["training"]["step"] == 8  # the later of two equals
     assert read_checkpoint(run.last).metadata["training"]["step"] == 10
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_layer_that_dies_is_told_once(train_tiny: Any, tmp_path: Path) -> None:
+    broken = train_tiny("first", steps=2, evaluate_every=0.0).folder / "last.safetensors"
+    config, tensors, metadata = read_checkpoint(broken)
+    model = MaskRCNN(config)
+    model.load_state_dict(tensors)
+    with torch.no_grad():
+        model.backbone.body.conv1[3].weight.zero_()
+    save_checkpoint(tmp_path / "broken.safetensors", model, metadata=metadata)
+    run = train_tiny("second", preset=None, weights=tmp_path / "broken.safetensors", freeze=2, evaluate_every=2 / 3)
+    told = [line["text"] for line in lines(run.folder, "note") if "weights: " in line["text"]]
+    assert len(lines(run.folder, "validation")) == 2
+    assert told == ["weights: backbone.body.conv1.3.weight is dead: all are 0"]
 
 
 @pytest.mark.usefixtures("undrawn")

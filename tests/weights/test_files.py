@@ -182,6 +182,27 @@ def test_metadata_that_is_not_json(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
+def test_metadata_nested_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "deep.safetensors"
+    safetensors.torch.save_file({"weight": torch.zeros(2)}, path, metadata={"maskrcnn": "[" * 10**6})
+    with pytest.raises(InputError, match=r"deep\.safetensors: metadata\.maskrcnn: not JSON; found .*recursion"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite(value: float, checkpoint: Path) -> None:
+    """As a run that diverged leaves them: every detection would be nothing, and nothing would tell why."""
+    floats = [name for name, tensor in safetensors.torch.load_file(checkpoint).items() if tensor.is_floating_point()]
+    first, second = (name for name in floats if name in ("box_head.deltas.bias", "rpn.objectness.weight"))
+
+    def spoil(state: dict[str, torch.Tensor]) -> None:
+        state[first].flatten()[-1] = state[second].flatten()[0] = value
+
+    with pytest.raises(InputError, match=r"model\.safetensors: (\S+): is not finite; found 2 of \d+ tensors") as caught:
+        load_model(rewritten(checkpoint, change_state=spoil))
+    assert first in str(caught.value) or second in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -217,9 +238,9 @@ def test_tensors_that_do_not_fit_are_named_all_together(checkpoint: Path) -> Non
         load_model(rewritten(checkpoint, change_state=spoil))
     text = str(caught.value)
     assert "tensors do not fit the config (3)" in text
-    assert f"{missing}: is missing; expected float (" in text
-    assert "surplus: has no place in this config; found float (3)" in text
-    assert f"{misshaped}: does not fit; found float (1, 2); expected float (" in text
+    assert f"{checkpoint}: {missing}: is missing; expected float (" in text
+    assert f"{checkpoint}: surplus: has no place in this config; found float (3)" in text
+    assert f"{checkpoint}: {misshaped}: does not fit; found float (1, 2); expected float (" in text
 
 
 def test_a_class_count_that_does_not_fit_the_weights(checkpoint: Path) -> None:

@@ -176,6 +176,38 @@ def test_a_config_that_does_not_fit(ours: Path, config: Any, message: str) -> No
         load_model(ours, config)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("detection: {nms_iou: 7}", r"DetectionConfig\.nms_iou: impossible value; found 7\.0"),
+        ("detection: {treshold: 1}", r"config\.detection: unknown field; found treshold"),
+        ("class_names: [a, a]", r"MaskRCNNConfig\.class_names: impossible value; .*expected each only once"),
+        ("detectoin: {nms_iou: 0.5}", r"does not fit maskrcnn's weights; found detectoin; expected .*detection"),
+        ("[" * 10**4, r"not YAML; found .*recursion"),
+    ],
+)
+def test_a_config_file_is_named(ours: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"mine\.yaml: " + message):
+        load_model(ours, tmp_path / "mine.yaml")
+
+
+def test_the_config_beside_foreign_weights_is_named(small: State, tmp_path: Path) -> None:
+    torch.save(small, tmp_path / "theirs.pth")
+    (tmp_path / "config.yaml").write_text("rpn: {nms_iou: -1}")
+    with pytest.raises(InputError, match=r"config\.yaml: RPNConfig\.nms_iou: impossible value; found -1"):
+        load_model(tmp_path / "theirs.pth")
+
+
+def test_what_is_neither_weights_nor_config(ours: Path) -> None:
+    for weights in (None, 3, "", ["nuclei"], b"nuclei"):
+        with pytest.raises(InputError, match=r"weights: no such weights; found .*; expected a file, or a name"):
+            load_model(weights)  # type: ignore[arg-type]
+    for config in (3, ["detection"]):
+        with pytest.raises(InputError, match="config: is not a config; found "):
+            load_model(ours, config)  # type: ignore[arg-type]
+
+
 # --- whole or not there -----------------------------------------------------------------------------------------------
 
 

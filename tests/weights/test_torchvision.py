@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,13 +16,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection as tv
-from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.transform import _resize_image_and_masks
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from maskrcnn.errors import InputError, InputErrors
 from maskrcnn.model.anchors import AnchorConfig
+from maskrcnn.model.backbone import Backbone, BackboneConfig
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.model.preprocess import Preprocess
 from maskrcnn.predictor import load
@@ -29,9 +32,11 @@ from maskrcnn.weights.content import Content
 from maskrcnn.weights.files import save_checkpoint
 from maskrcnn.weights.opening import load_model, open_weights
 from maskrcnn.weights.torchvision import convert, convert_state, load_torchvision, looks_like, recognises, rename
+from maskrcnn.weights.torchvision_mobilenet import LEVELS, TAPS
 from maskrcnn.weights.zoo import find, zoo
 
 State = dict[str, Tensor]
+MOBILENET = "mobilenetv3_large_100"
 
 
 def on_meta(build: Callable[..., nn.Module]) -> State:
@@ -48,6 +53,17 @@ def bare(build: Callable[..., nn.Module], num_classes: int = 91) -> State:
 def on_backbone(name: str, num_classes: int = 5, kind: Any = tv.MaskRCNN, **options: Any) -> State:
     """Mask R-CNN, first version, on another ResNet, whose batch norm is frozen unless asked for otherwise."""
     return on_meta(lambda: kind(resnet_fpn_backbone(backbone_name=name, weights=None, **options), num_classes))
+
+
+def on_mobilenet(name: str, **options: Any) -> State:
+    """Faster R-CNN on a MobileNet whose batch norm is frozen, as in the published files."""
+    return on_meta(
+        lambda: tv.FasterRCNN(
+            mobilenet_backbone(backbone_name=name, weights=None, fpn=True, **options),
+            91,
+            rpn_anchor_generator=AnchorGenerator(((32, 64, 128, 256, 512),) * 3, ((0.5, 1.0, 2.0),) * 3),
+        )
+    )
 
 
 def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -99,10 +115,11 @@ def test_a_detector_of_masks_and_keypoints() -> None:
         (partial(bare, tv.fasterrcnn_resnet50_fpn, 3), "resnet50", ("batch", None), 1, (0, 2), False),
         (partial(bare, tv.fasterrcnn_resnet50_fpn_v2, 3), "resnet50", ("batch", "batch"), 2, (4, 1), False),
         (partial(bare, tv.keypointrcnn_resnet50_fpn, 2), "resnet50", ("batch", None), 1, (0, 2), False),
+        (partial(bare, tv.fasterrcnn_mobilenet_v3_large_fpn), MOBILENET, ("batch", None), 1, (0, 2), False),
         (partial(on_backbone, "resnet101"), "resnet101", ("frozen", None), 1, (0, 2), True),
         (partial(on_backbone, "resnet18", norm_layer=nn.BatchNorm2d), "resnet18", ("batch", None), 1, (0, 2), True),
     ],
-    ids=["v1", "v2", "faster v1", "faster v2", "keypoints", "resnet101", "resnet18"],
+    ids=["v1", "v2", "faster v1", "faster v2", "keypoints", "mobilenet", "resnet101", "resnet18"],
 )
 def test_the_config_is_read_off_the_tensors(
     state: Callable[[], State], backbone: str, norms: Any, conv_depth: int, box_layers: Any, has_masks: bool
@@ -127,6 +144,43 @@ def test_the_conventions_are_torchvisions() -> None:
     assert config.rpn.anchors == AnchorConfig(rounding=True, strides="grid")
     assert not config.roi_pooler.aligned
     assert config.detection.min_size == 1e-2
+
+
+def test_conventions_of_mobilenets() -> None:
+    converted = convert(Content(on_mobilenet("mobilenet_v3_large")), None)
+    config = converted.config
+    assert (config.backbone.norm, config.backbone.norm_eps) == ("frozen", 1e-5)  # COCO's too, unlike on a ResNet
+    assert config.rpn.anchors.sizes == ((32, 64, 128, 256, 512),) * 3
+    assert (config.rpn.score_threshold, config.preprocess.shortest) == (0.05, 800)
+    assert shapes(converted.state) == wanted(config)
+    small = converted.assumed[0].rpartition("--config with ")[2]
+    assert "320" in converted.assumed[0] and json.loads(small).keys() == {"preprocess", "rpn"}
+    assert "backbone.norm_eps 1e-05: torchvision's default" in converted.assumed
+
+
+@torch.no_grad()
+def test_a_mobilenet_of_torchvision_is_that_of_timm() -> None:
+    """Every layer has its place: the same maps from inside and from the end, with norms that learn and frozen ones."""
+    torch.manual_seed(0)
+    peer = mobilenet_backbone(backbone_name="mobilenet_v3_large", weights=None, fpn=True, norm_layer=nn.BatchNorm2d)
+    for module in peer.body.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    theirs = {f"backbone.{name}": tensor for name, tensor in peer.state_dict().items()}
+    ours = rename(on_mobilenet("mobilenet_v3_large") | theirs)
+    body = {name.removeprefix("backbone."): tensor for name, tensor in ours.items() if name.startswith("backbone.")}
+    pixels = torch.randn(2, 3, 64, 96)
+    expected = list(peer.eval().body(pixels).values())
+    for norm in ("batch", "frozen"):
+        config = BackboneConfig(name=MOBILENET, norm=norm, norm_eps=1e-5, levels=LEVELS, taps=TAPS)  # type: ignore[arg-type]
+        backbone = Backbone(config).eval()
+        backbone.load_state_dict(body, strict=norm == "batch")  # frozen ones do not count batches
+        found = backbone(pixels)
+        assert list(found) == ["c5a", "c5"]
+        torch.testing.assert_close(list(found.values()), expected)
 
 
 def test_resized_sizes_are_torchvisions() -> None:
@@ -234,8 +288,12 @@ def test_names_of_older_files() -> None:
             "tensors: holds tensors that Mask R-CNN has not; found 1: roi_heads.pose_head.0.weight",
         ),
         (
-            lambda: bare(tv.fasterrcnn_mobilenet_v3_large_320_fpn),
-            "backbone.body: fasterrcnn_mobilenet_v3_large_fpn and its like are not opened; found a pyramid of two maps",
+            lambda: on_mobilenet("mobilenet_v3_small"),
+            "backbone.body: unknown network; found a MobileNet of 13 parts; expected MobileNetV3 large, of 17",
+        ),
+        (
+            lambda: on_mobilenet("mobilenet_v3_large", returned_layers=[3, 4, 5]),
+            "backbone.fpn: not the usual pyramid; found 3 levels; expected 2",
         ),
         (
             lambda: on_backbone("resnet50") | {"backbone.body.layer1.3.conv1.weight": torch.zeros(1)},
@@ -250,14 +308,14 @@ def test_names_of_older_files() -> None:
             "box_head.fcs.0.weight: is missing",
         ),
     ],
-    ids=["retinanet", "nothing", "another head", "mobilenet", "network", "anchors", "no layers"],
+    ids=["retinanet", "nothing", "another head", "mobilenet", "taps", "network", "anchors", "no layers"],
 )
 def test_what_is_not_recognised(state: Callable[[], State], message: str) -> None:
     with pytest.raises(InputError, match=message):
         convert_state(state())
 
 
-def test_what_is_refused_by_name_is_recognised() -> None:
+def test_what_is_recognised() -> None:
     assert recognises(Content(bare(tv.fasterrcnn_mobilenet_v3_large_fpn)))
     assert not recognises(Content(bare(tv.retinanet_resnet50_fpn)))
 

@@ -24,12 +24,13 @@ from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.model.rpn import RPNOutputs, propose
 from maskrcnn.ops import rle
 from maskrcnn.ops.boxes import clip, iou, of_sizes
-from maskrcnn.ops.nms import top_k_padded
+from maskrcnn.ops.nms import top_k
 from maskrcnn.structures import DetectionBatch, GtKeypoints, GtMasks, ImageBatch, Proposals, RasterShape, Target
 from maskrcnn.weights.torchvision import rename
 
 AT_LIMIT = 1e-5  # two scores, or an IoU and its limit, that are nearer than this may fall on either side
 SAME_BOX = 0.02  # px
+LEVELS = {5: ("p2", "p3", "p4", "p5", "p6"), 3: ("p5a", "p5", "p6")}  # of a ResNet, of a MobileNet
 LOSSES = {  # ours, theirs
     "rpn_objectness": "loss_objectness",
     "rpn_box": "loss_rpn_box_reg",
@@ -127,7 +128,7 @@ def steps_of_peer(peer: Any, images: list[Tensor]) -> Steps:
         deltas=[x.permute(0, 2, 3, 1).reshape(len(x), -1, 4) for x in deltas],
         anchors=list(kept["anchors"][0].split([x[0].numel() for x in objectness])),
     )
-    levels = dict(zip(("p2", "p3", "p4", "p5", "p6"), features.values(), strict=True))
+    levels = dict(zip(LEVELS[len(features)], features.values(), strict=True))
     return Steps(batch.tensors, batch.image_sizes, levels, outputs, proposals, found)
 
 
@@ -185,7 +186,7 @@ def proposals_at_limit(outputs: RPNOutputs, i: int, size: tuple[int, int], ours:
     """How many pairs among the candidates of picture `i` could fall either way."""
     config, count = ours.config.rpn, 0
     for logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
-        top, index = top_k_padded(logits[i], min(config.pre_nms_top_n + 1, logits.shape[1]))
+        top, index = top_k(logits[i], min(config.pre_nms_top_n + 1, logits.shape[1]))
         first_left_out = top[config.pre_nms_top_n :].sigmoid().tolist()  # one or none
         top, index = top[: config.pre_nms_top_n], index[: config.pre_nms_top_n]
         boxes = clip(config.coder.decode(deltas[i, index], anchors[index]), *size)

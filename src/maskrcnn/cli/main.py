@@ -26,6 +26,8 @@ COMMANDS = {
     "train": "learn from labelled pictures: weights, scores, curves",
     "predict": "find the objects of pictures: overlays and COCO records",
     "evaluate": "score a detector on labelled pictures: AP, per class, curves",
+    "inspect": "every step of one picture, and why an object was missed: a report, figures",
+    "serve": "a page in the browser: drop a picture, walk through the steps",
     "weights": "public checkpoints by name, and conversion of other frameworks' files",
     "demo": "segment real pictures, then learn drawn shapes from nothing",
 }
@@ -64,7 +66,7 @@ def _run(command: str, args: list[str]) -> int:
 
 def _guarded(module: Any, options: Any) -> int:
     """The command's own exit status, or another after one line on stderr; the traceback only with --debug."""
-    from maskrcnn.cli.options import WrongUse
+    from maskrcnn.cli.options import as_wrong_use
 
     try:
         status: int = module.run(options)
@@ -75,9 +77,6 @@ def _guarded(module: Any, options: Any) -> int:
     except BrokenPipeError as error:
         if not _nobody_reads():
             _explain(str(error), options.debug)
-    except WrongUse as error:
-        _explain(str(error), options.debug)
-        return WRONG_USE
     except InputErrors as errors:
         for each in errors.errors[:SHOWN_PROBLEMS]:
             _explain(str(each), options.debug)
@@ -86,7 +85,9 @@ def _guarded(module: Any, options: Any) -> int:
         first = f", the first {SHOWN_PROBLEMS} above" if count > SHOWN_PROBLEMS else ""
         _explain(f"{place}{errors.problem}: {count}{first}", options.debug)
     except (InputError, OSError) as error:  # OSError: a full disk, a folder that may not be written to
-        _explain(str(error), options.debug)
+        wrong_use = as_wrong_use(error, options)
+        _explain(str(wrong_use or error), options.debug)
+        return FAILED if wrong_use is None else WRONG_USE
     except Exception as error:  # a fault of ours: the promise of one line holds all the same
         text = textwrap.shorten(str(error), LONGEST_FAULT, placeholder=" ...")
         if _is_out_of_memory(error):

@@ -66,6 +66,41 @@ class ModelOptions(CommandOptions):
     """Candidates per picture that the RPN hands on: fewer are faster, more find more in a crowd."""
 
 
+# What the library calls the values of options, and what stands before their names on the command line.
+_OWNERS = {
+    "Limits": "",
+    "recipe": "",
+    "Recipe": "",
+    "Augmentation": "augmentation.",
+    "LossConfig": "loss.",
+    "RPNLossConfig": "loss.rpn.",
+    "BoxLossConfig": "loss.box.",
+    "CascadeLossConfig": "loss.cascade.",
+    "MaskLossConfig": "loss.mask.",
+    "KeypointLossConfig": "loss.keypoint.",
+}
+
+
+def as_wrong_use(error: Exception, options: CommandOptions) -> WrongUse | None:
+    """The same said of the option whose value the error is about: `--loss.rpn.beta` for RPNLossConfig.beta.
+
+    None where it is about anything else: a file, or a value that was not given on the command line.
+    """
+    if isinstance(error, WrongUse):
+        return error
+    if not isinstance(error, InputError) or error.field is None or error.file is not None:
+        return None
+    owner, _, name = error.field.partition("[")[0].partition(".")
+    path = _OWNERS[owner] + name if owner in _OWNERS else error.field
+    value: Any = options
+    for part in path.split("."):
+        value = getattr(value, part, None)
+    if value is None or (owner not in _OWNERS and not isinstance(value, (int, float, tuple))):
+        return None  # of text the content is meant: a file, a name of weights
+    option = "--" + path.replace("_", "-")
+    return WrongUse(error.problem, field=option, found=error.found, expected=error.expected)
+
+
 def made_folder(out: Path) -> None:
     """Make the folder `out`, and find out before the work rather than after it whether it can be written to.
 

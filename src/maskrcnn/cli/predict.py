@@ -67,7 +67,6 @@ def run(options: Options) -> int:
     files = list(dict.fromkeys(picture_files(options.pictures)))
     _require_other_folder(files, options.out)
     predictor = load(options.weights, options.config, options.precision, options.device)
-    made_folder(options.out)
     tally = _Tally()
     found = predictor.predict(
         files,
@@ -80,7 +79,8 @@ def run(options: Options) -> int:
         mask_nms_iou=options.mask_nms_iou,
         batch_size=options.batch_size,
         on_error=tally.errors.append,
-    )
+    )  # nothing is detected yet, but the options are checked
+    made_folder(options.out)
     _write(found, files, options, tally)
     return _report(tally, options.out)
 

@@ -50,6 +50,10 @@ class StartOptions(CommandOptions):
     """Fine-tune this detector: a name that ships with the package (nuclei) or that `maskrcnn weights list` shows, or a
     file; heads of other classes are made anew."""
 
+    config: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: what the weights say)")] = None
+    """What --weights do not say: a .yaml or .json file with fields of maskrcnn's config, Detectron2's config.yaml, or
+    MMDetection's .py, which is read and never run."""
+
     pretrained_backbone: bool = False
     """Start from a backbone that has learned to classify; fetched by timm."""
 
@@ -334,11 +338,14 @@ def run(options: Options) -> int:
     """Train, then print the scores; 1 if the run was stopped before its end."""
     if options.weights is not None and options.pretrained_backbone:
         raise WrongUse("has no use with --weights", field="--pretrained-backbone", expected="one of the two")
+    if options.config is not None and options.weights is None:
+        raise WrongUse("has no use without --weights", field="--config", expected="both")
     lengths = [f"--{name}" for name in ("minutes", "epochs", "steps") if getattr(options, name) is not None]
     if len(lengths) > 1:
         raise WrongUse("say different lengths", field=" and ".join(lengths), expected="one of them")
-    if options.resume and options.scale is not None:
-        raise WrongUse("has no use with --resume", field="--scale", expected="the run's own")
+    for name in ("scale", "config"):
+        if options.resume and getattr(options, name) is not None:
+            raise WrongUse("has no use with --resume", field=f"--{name}", expected="the run's own")
     from maskrcnn.training.train import train
 
     names = [option.name for option in fields(StartOptions) if option.name != "debug"]

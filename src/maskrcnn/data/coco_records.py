@@ -7,6 +7,7 @@ of polygons, or an RLE whose counts are a compressed string or a plain list; non
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -104,6 +105,11 @@ def read_coco(file: Path, classes: Classes | None = None) -> CocoFile:
     own, categories = _read_categories(document["categories"], file)
     if classes is not None:
         labels = {i: classes.label_of_name[name] for i, name in categories.items() if name in classes.label_of_name}
+        if not labels:
+            found, expected = ", ".join(own.names), _some(classes.names)
+            raise InputError(
+                "has no class of the training set", file=file, field="categories", found=found, expected=expected
+            )
     else:
         classes, labels = own, own.label_of_category
     coco = CocoFile(file, classes)
@@ -161,6 +167,7 @@ def _read_categories(records: list[Any], file: Path) -> tuple[Classes, dict[int,
 def _read_images(records: list[Any], coco: CocoFile) -> dict[int, Size | None]:
     """Fill `coco.images`; the size of every id that occurs, None where its record is bad."""
     known: dict[int, Size | None] = {}
+    files: dict[str, int] = {}
     for place, record in _numbered("images", records):
         image_id = _as_int(record.get("id")) if isinstance(record, dict) else None
         if image_id is None:
@@ -176,6 +183,10 @@ def _read_images(records: list[Any], coco: CocoFile) -> dict[int, Size | None]:
         elif height is None or width is None or height < 1 or width < 1:
             found = f"height {record.get('height')!r}, width {record.get('width')!r}"
             coco.bad(f"{place}.height, width", "is not a size", found, "positive whole numbers")
+        elif files.setdefault(os.path.normpath(name), image_id) != image_id:
+            # of one picture with two ids, one could be learned from and the other be judged by
+            first = files[os.path.normpath(name)]
+            coco.bad(f"{place}.file_name", f"is the file of image id {first} too", name, "one id for each picture")
         else:
             known[image_id] = (height, width)
             coco.images.append(ImageRecord(image_id, name, (height, width), place))
@@ -320,7 +331,8 @@ class _Reader:
         if isinstance(value, dict):
             return self.rle(value)
         if isinstance(value, list) and all(isinstance(polygon, list) for polygon in value):
-            return tuple(self.rings(value)), None
+            rings = tuple(self.rings(value))
+            return (rings, None) if rings and self.holds_a_pixel(rings) else (None, None)
         self.bad("segmentation", "is not a mask", value, "a list of polygons or an RLE")
         return None, None
 
@@ -328,11 +340,11 @@ class _Reader:
         for k, polygon in enumerate(polygons):
             name = f"segmentation[{k}]"
             try:
-                numbers = np.array(polygon, dtype=np.float64)
-            except (TypeError, ValueError, OverflowError):
+                numbers = np.array(polygon)  # of float64 it would take text for numbers
+            except ValueError:
                 numbers = np.empty((0, 0))
-            if numbers.ndim != 1:
-                self.bad(name, "is not a polygon", polygon, "a flat list x1, y1, x2, y2, ...")
+            if numbers.ndim != 1 or numbers.dtype.kind not in "iuf":
+                self.bad(name, "is not a polygon", polygon, "a flat list of numbers x1, y1, x2, y2, ...")
             elif len(numbers) % 2:
                 self.bad(name, "has an odd number of coordinates", len(numbers), "pairs of x, y")
             elif len(numbers) < 6:
@@ -340,7 +352,23 @@ class _Reader:
             elif not (np.abs(numbers) < _FARTHEST).all():  # NaN is not smaller
                 self.bad(name, "holds numbers that are no coordinates", polygon, "finite numbers")
             else:
-                yield numbers.reshape(-1, 2)
+                yield numbers.astype(np.float64).reshape(-1, 2)
+
+    def holds_a_pixel(self, rings: Rings) -> bool:
+        """Whether any of the rings covers a part of the picture; a ring of several may well be empty."""
+        solid = [ring for ring in rings if not _is_flat(ring)]
+        if not solid:
+            self.bad("segmentation", "has no area", [ring.ravel().tolist() for ring in rings], "points around an area")
+            return False
+        if self.size is None:
+            return True
+        height, width = self.size
+        if any(0 < x < width and 0 < y < height for ring in solid for x, y in ring[:1].tolist()):  # nearly always
+            return True
+        is_inside = any(_overlaps(ring, self.size) for ring in solid)
+        if not is_inside:
+            self.bad("segmentation", "lies outside the picture", None, f"within height, width {self.size}")
+        return is_inside
 
     def rle(self, value: dict[str, Any]) -> tuple[RLE | None, list[int] | None]:
         size: Any = value.get("size")
@@ -388,6 +416,26 @@ def _bbox_of(segmentation: Rings | RLE) -> Bbox:
     else:
         x1, y1, x2, y2 = bounding_box(segmentation)
     return x1, y1, x2 - x1, y2 - y1
+
+
+def _is_flat(ring: np.ndarray) -> bool:
+    """Whether all points of a ring (P, 2) lie on one line."""
+    (x0, y0), (x1, y1), (x2, y2) = ring[:3].tolist()
+    if abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)) > _SMALLEST:  # nearly always
+        return False
+    from_first = ring - ring[0]
+    lengths = np.hypot(*from_first.T)
+    far = int(lengths.argmax())
+    if lengths[far] < _SMALLEST:
+        return True
+    along = from_first[far] / lengths[far]
+    return float(np.abs(from_first @ (-along[1], along[0])).max()) < _SMALLEST
+
+
+def _overlaps(ring: np.ndarray, size: Size) -> bool:
+    """Whether the box around a ring (P, 2) covers a part of the picture."""
+    low, high = ring.min(axis=0), ring.max(axis=0)
+    return bool((np.minimum(high, size[::-1]) - np.maximum(low, 0)).min() >= _SMALLEST)
 
 
 def _area_of(segmentation: Rings | RLE, size: Size) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -41,6 +42,8 @@ def open_dataset(
     Raises:
         InputError: nothing, or more than one thing, fits; or the data set has problems.
     """
+    if split not in (None, *get_args(Split)):
+        raise InputError("no such split", field="split", found=repr(split), expected=" or ".join(get_args(Split)))
     if isinstance(data, Dataset):
         return data
     if not isinstance(data, (str, Path)):
@@ -80,6 +83,7 @@ def open_train_val(
     Raises:
         InputError: as `open_dataset`, or a single picture is to be split, or the parts have other keypoints.
     """
+    _require_fraction(val_fraction)  # even where nothing has to be split
     if val is None and _brings_its_own_val(data):
         val = data
     train = open_dataset(data, images=images, split="train", skip_bad=skip_bad)
@@ -92,8 +96,7 @@ def open_train_val(
 
 def split_by_seed(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """(train, val): a fixed share of the pictures, drawn by seed from the sorted image ids; at least one in each."""
-    if not 0 < val_fraction < 1:
-        raise InputError("is not a share", field="val_fraction", found=val_fraction, expected="between 0 and 1")
+    _require_fraction(val_fraction)
     count = len(dataset)
     if count < 2:
         raise InputError("too few pictures to split", field="data", found=count, expected="at least 2, or val data")
@@ -101,6 +104,11 @@ def split_by_seed(dataset: Dataset, val_fraction: float, seed: int) -> tuple[Dat
     drawn = np.random.default_rng(seed).permutation(by_id)
     cut = min(max(1, round(count * val_fraction)), count - 1)
     return subset(dataset, sorted(drawn[cut:].tolist())), subset(dataset, sorted(drawn[:cut].tolist()))
+
+
+def _require_fraction(value: object) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < 1:
+        raise InputError("is not a share", field="val_fraction", found=repr(value), expected="between 0 and 1")
 
 
 def _require_same_keypoints(train: Dataset, val: Dataset) -> None:

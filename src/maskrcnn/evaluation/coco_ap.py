@@ -25,6 +25,7 @@ import numpy as np
 
 from maskrcnn.errors import InputError, InputErrors
 from maskrcnn.evaluation.keypoint_ap import keypoint_count, keypoint_fields, sigmas_for
+from maskrcnn.model.config import MOST, is_count
 from maskrcnn.ops.rle import RLE
 
 IouType = Literal["bbox", "segm", "keypoints"]
@@ -148,7 +149,7 @@ def coco_ap(
         InputError: a limit below 1, a record without what it needs, of an unknown picture, or with a score that
             is not a finite number.
     """
-    limits = _limits(max_detections)
+    limits = limits_of(max_detections)
     _check(ground_truth, records, iou_type)
     categories = sorted(ground_truth["categories"], key=lambda category: category["id"])
     truth, results = _renumbered(ground_truth, records, iou_type)
@@ -298,11 +299,16 @@ def _annotation(
     return record | {"segmentation": annotation["segmentation"]} if iou_type == "segm" else record
 
 
-def _limits(max_detections: int | Iterable[int]) -> tuple[int, ...]:
-    limits = {max_detections} if isinstance(max_detections, int) else set(max_detections)
-    if not limits or min(limits) < 1:
-        raise InputError("not a limit", field="max_detections", found=max_detections, expected="whole numbers from 1")
-    return tuple(sorted(limits))
+def limits_of(max_detections: int | Iterable[int]) -> tuple[int, ...]:
+    """One limit or several, in ascending order.
+
+    Errors: `InputError` for what is no whole number above 0, and where there is none.
+    """
+    limits: list[Any] = list(max_detections) if isinstance(max_detections, Iterable) else [max_detections]
+    if not limits or not all(map(is_count, limits)):
+        found, expected = repr(max_detections), f"one or more whole numbers from 1 to {MOST}"
+        raise InputError("not a limit", field="max_detections", found=found, expected=expected)
+    return tuple(sorted({int(limit) for limit in limits}))
 
 
 def _check(ground_truth: GroundTruth, records: Sequence[Record], iou_type: IouType) -> None:

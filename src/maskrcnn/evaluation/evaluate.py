@@ -17,10 +17,11 @@ import numpy as np
 from maskrcnn.data.classes import Classes
 from maskrcnn.errors import InputError
 from maskrcnn.evaluation.class_names import ClassMap
-from maskrcnn.evaluation.coco_ap import CocoScores, GroundTruth, Record, coco_ap
+from maskrcnn.evaluation.coco_ap import CocoScores, GroundTruth, Record, coco_ap, limits_of
 from maskrcnn.evaluation.keypoint_ap import MAX_DETECTIONS, keypoint_count
 from maskrcnn.evaluation.matching import overlaps
 from maskrcnn.evaluation.scores import ScoreCurve, confusion_matrix, score_curves
+from maskrcnn.model.config import is_share
 from maskrcnn.structures import Detections, Target
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def evaluate(
     detect: Detect,
     dataset: LabelledPictures,
     *,
-    max_detections: Sequence[int] = (100, 300),
+    max_detections: int | Sequence[int] = (100, 300),
     score_threshold: float = 0.5,
     iou_threshold: float = 0.5,
     classes: Classes | None = None,
@@ -154,6 +155,8 @@ def evaluate(
         InputError: not one class of the detector is in the data set, or `detect` gives too few or too many results
             or one of another size than its picture, or other keypoints than the data set has.
     """
+    _require_shares(score_threshold=score_threshold, iou_threshold=iou_threshold)
+    max_detections = limits_of(max_detections)  # what cannot be scored is told before the first picture
     class_map = ClassMap(dataset.classes)
     if classes is not None:
         class_map.check(classes.names)
@@ -218,6 +221,7 @@ def evaluate_records(
     Raises:
         InputError: as `coco_ap`.
     """
+    _require_shares(score_threshold=score_threshold, iou_threshold=iou_threshold)
     began = time.perf_counter()
     if image_ids is not None:
         ground_truth, records = restricted(ground_truth, records, image_ids)
@@ -248,6 +252,12 @@ def evaluate_records(
         ground_truth=ground_truth,
         scoring_seconds=time.perf_counter() - began,
     )
+
+
+def _require_shares(**values: float) -> None:
+    for name, value in values.items():
+        if not is_share(value):
+            raise InputError("impossible value", field=name, found=repr(value), expected="a number from 0 to 1")
 
 
 def restricted(

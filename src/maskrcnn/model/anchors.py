@@ -22,6 +22,9 @@ class AnchorConfig:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     centre: float = 0.0  # where in its cell an anchor sits, in cells; 0 is the corner, 0.5 the middle
     rounding: bool = False  # corners to whole pixels, as torchvision has them
+    shapes: Literal["exact", "cell"] = (
+        "exact"  # cell: sides are rounded in a box of the cell's size, then scaled, as Ren et al. 2015 had them
+    )
     corners: Corners = "edges"  # of anchors and so of all boxes, up to the original frame; see model/frames.py
     strides: Literal["level", "grid"] = "level"  # grid: padded side // cells, torchvision's, 61 for 64 at p6 of 800 px
 
@@ -37,11 +40,18 @@ class AnchorConfig:
         return len(self.sizes[0]) * len(self.ratios)
 
 
-def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """(k, 4) float32 boxes around (0, 0), ratio by ratio and within it size by size."""
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], cell: int | None = None) -> Tensor:
+    """(k, 4) float32 boxes around (0, 0), ratio by ratio and within it size by size.
+
+    cell: px, shapes are those of boxes of this size with whole sides; None: exact.
+    """
     root = torch.tensor(ratios, dtype=torch.float32).sqrt()  # h / w = ratio at equal area
     size = torch.tensor(sizes, dtype=torch.float32)
-    width, height = ((1 / root)[:, None] * size).flatten(), (root[:, None] * size).flatten()
+    wide, high = 1 / root, root  # of an area of 1
+    if cell is not None:
+        wide = (cell * wide).round()
+        wide, high = wide / cell, (wide * torch.tensor(ratios, dtype=torch.float32)).round() / cell
+    width, height = (wide[:, None] * size).flatten(), (high[:, None] * size).flatten()
     return torch.stack([-width, -height, width, height], dim=1) / 2
 
 
@@ -58,7 +68,7 @@ def make_anchors(
         step_y, step_x = stride, stride
         if config.strides == "grid":
             step_y, step_x = padded_size[0] // rows, padded_size[1] // columns
-        boxes = cell_anchors(sizes, config.ratios).to(device)
+        boxes = cell_anchors(sizes, config.ratios, stride if config.shapes == "cell" else None).to(device)
         boxes = on_pixels(boxes.round() if config.rounding else boxes, config.corners)
         y = (torch.arange(rows, device=device, dtype=torch.float32) + config.centre) * step_y
         x = (torch.arange(columns, device=device, dtype=torch.float32) + config.centre) * step_x

@@ -1,11 +1,14 @@
 """Picture to feature maps c2..c5 at strides 4, 8, 16, 32: any timm network that offers them.
 
 ResNet (He et al. 2016) is the standard; timm's parameter names equal torchvision's.
+
+A map may also be taken from inside a stage: "c5a" is one of stride 32 like c5, from an earlier block.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,12 +16,18 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.layers.norm_act import freeze_batch_norm_2d
+from timm.models import create_feature_extractor
 from torch import Tensor, nn
 
 from maskrcnn.errors import InputError
 from maskrcnn.model.config import require
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+def stride_of(level: str) -> int:
+    """Pixels per cell of a level, by its number: 32 for c5 and for c5a."""
+    return STRIDES[level[:2]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,9 @@ class BackboneConfig:
         "c4",
         "c5",
     )  # the maps that are handed on; what lies behind the last is not made
+    taps: Mapping[str, str] = field(
+        default_factory=dict
+    )  # levels that are taken from inside a stage, and timm's name of the module: {"c5a": "blocks.5.0"}
     stride_in: Literal["3x3", "1x1"] = (
         "3x3"  # of a bottleneck that halves the map: which convolution; 1x1 in He et al. 2016
     )
@@ -50,8 +62,12 @@ class BackboneConfig:
         require(is_plain, self, "name", "a name of timm.list_models()")
         require(self.norm_eps is None or self.norm_eps >= 0, self, "norm_eps", "0 or more, or none")
         require(0 <= self.frozen_stages <= 5, self, "frozen_stages", "0 to 5 (0: all learn, 5: none)")
-        known = bool(self.levels) and list(self.levels) == [name for name in STRIDES if name in self.levels]
-        require(known, self, "levels", f"some of {', '.join(STRIDES)}, in this order")
+        fits = all(re.fullmatch("c[2-5][a-z]", tap) and isinstance(module, str) for tap, module in self.taps.items())
+        require(fits, self, "taps", "a module's name for each of c2a to c5z")
+        possible = sorted([*STRIDES, *self.taps], key=lambda name: name.ljust(3, "~"))  # c2, ..., c5a, c5b, c5
+        known = bool(self.levels) and list(self.levels) == [name for name in possible if name in self.levels]
+        known = known and self.levels[-1] in STRIDES and set(self.taps) <= set(self.levels)
+        require(known, self, "levels", f"some of {', '.join(possible)}, in this order, and all taps")
         # JSON gives tuples back as lists: tuples here, so that a config read from a file equals the one written
         object.__setattr__(self, "options", {name: _as_tuple(value) for name, value in self.options.items()})
 
@@ -63,18 +79,25 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.body = _create(config, pretrained)
-        reductions = list(self.body.feature_info.reduction())
-        missing = [STRIDES[name] for name in config.levels if STRIDES[name] not in reductions]
+        self._infos = self.body.feature_info.get_dicts()
+        reductions = [int(info["reduction"]) for info in self._infos]
+        ends = [name for name in config.levels if name not in config.taps]
+        missing = [STRIDES[name] for name in ends if STRIDES[name] not in reductions]
         if missing:
             expected = f"strides {missing}"
             raise InputError("no such feature maps", field="backbone.name", found=config.name, expected=expected)
         # where a network has several maps of one stride, the last one has seen most layers
         last = len(reductions) - 1
-        self._index = {name: last - reductions[::-1].index(STRIDES[name]) for name in config.levels}
-        channels = self.body.feature_info.channels()
-        self.channels = {name: int(channels[i]) for name, i in self._index.items()}
-        self.strides = {name: STRIDES[name] for name in config.levels}
+        index = {name: last - reductions[::-1].index(STRIDES[name]) for name in ends}
+        self.channels = {name: int(self._infos[i]["num_chs"]) for name, i in index.items()}
+        self.strides = {name: stride_of(name) for name in config.levels}
         self._channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"  # as of Swin and its kin
+        self._place: dict[str, Any] = index  # of each level in what the body gives: a list, or a dictionary
+        if config.taps:
+            modules = {**config.taps, **{name: str(self._infos[i]["module"]) for name, i in index.items()}}
+            self._place = {name: name for name in config.levels}
+            self.body = _tapped(self.body, {name: modules[name] for name in config.levels})
+            self.channels = self._look()
         if config.dilate_c5:
             _dilate_(self.body, config)
             self.strides["c5"] = STRIDES["c4"]
@@ -85,8 +108,21 @@ class Backbone(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         maps = self.body(pixels)
         if self._channels_last:
-            maps = [x.permute(0, 3, 1, 2) for x in maps]
-        return {name: maps[i] for name, i in self._index.items()}
+            return {name: maps[place].permute(0, 3, 1, 2) for name, place in self._place.items()}
+        return {name: maps[place] for name, place in self._place.items()}
+
+    def _look(self) -> dict[str, int]:
+        """Channels of each level, as a small picture shows them. Errors: `InputError` for a tap of another stride."""
+        with torch.no_grad():
+            maps = self.eval()(torch.zeros(1, 3, 64, 64))
+        self.train()
+        for name, tap in self.config.taps.items():
+            side = maps[name].shape[-1] if maps[name].ndim == 4 else 0
+            if side != 64 // self.strides[name]:
+                found = f"{tap}, of shape {tuple(maps[name].shape)} for 64 x 64 px"
+                expected = f"a map of stride {self.strides[name]}"
+                raise InputError("not such a map", field=f"backbone.taps.{name}", found=found, expected=expected)
+        return {name: int(level.shape[1]) for name, level in maps.items()}
 
     def freeze(self, stages: int | None = None) -> list[str]:
         """Stop the stem and the first stages from learning; returns the names of the weights that were fixed.
@@ -106,10 +142,9 @@ class Backbone(nn.Module):
         if stages == 0:
             return []
         modules = list(self.body.named_modules())
-        infos = self.body.feature_info.get_dicts()
-        ends = [str(info["module"]) for info in infos if info["reduction"] <= 2**stages]
+        ends = [str(info["module"]) for info in self._infos if info["reduction"] <= 2**stages]
         if not ends:  # a stem of stride 4 has no map of its own: it is what comes before c2
-            c2 = [str(infos[0]["module"])]
+            c2 = [str(self._infos[0]["module"])]
             return modules[: next(i for i, (name, _) in enumerate(modules) if _is_inside(name, c2))]
         return modules[: max((i for i, (name, _) in enumerate(modules) if _is_inside(name, ends)), default=-1) + 1]
 
@@ -156,6 +191,22 @@ def _create(config: BackboneConfig, pretrained: bool) -> Any:
     wanted = STRIDES[config.levels[-1]]
     indices = tuple(i for i, reduction in enumerate(reductions) if reduction <= wanted)
     return create_timm(config, pretrained, features_only=True, out_indices=indices)
+
+
+def _tapped(body: nn.Module, modules: Mapping[str, str]) -> nn.Module:
+    """`body`, giving what leaves these modules, by level: its calls are written down, and end with the last of them.
+
+    Weights and their names stay. Errors: `InputError` for modules that it has not.
+    """
+    spelled = {
+        name.replace(".", "_"): name for name, _ in body.named_modules()
+    }  # timm writes "_" for "." in some paths
+    nodes = {spelled.get(module.replace(".", "_"), ""): level for level, module in modules.items()}
+    if "" in nodes or len(nodes) < len(modules):
+        found, expected = ", ".join(modules.values()), "different modules of the network"
+        raise InputError("no such modules", field="backbone.taps", found=found, expected=expected)
+    tapped: nn.Module = create_feature_extractor(body, nodes)
+    return tapped
 
 
 def _dilate_(body: nn.Module, config: BackboneConfig) -> None:

@@ -17,7 +17,7 @@ from maskrcnn.model.layers import Norm, conv_stack, init_linear
 from maskrcnn.model.rpn import keep_per_image
 from maskrcnn.ops.box_coder import BoxCoder
 from maskrcnn.ops.boxes import clip_to, is_large_enough
-from maskrcnn.ops.nms import top_k_padded
+from maskrcnn.ops.nms import top_k
 from maskrcnn.structures import DetectionBatch, Proposals
 
 
@@ -139,7 +139,7 @@ def select_detections(
     """Refined boxes above the score threshold, without near copies, the best D of each image.
 
     outputs: of N * R rows. windows: (N, 4), where each picture lies. Returns D = config.max_detections rows an image,
-    without masks.
+    or R * K where those are fewer, without masks.
     """
     return detection_candidates(outputs, proposals, windows, coder, config).detections()
 
@@ -162,5 +162,5 @@ def detection_candidates(
         best = outputs.class_logits.argmax(dim=1).reshape(n, r).repeat_interleave(k, dim=1)  # (N, R * K)
         valid = valid & (labels == best)
     kept = keep_per_image(boxes, scores, valid, config.nms_iou, None if config.class_agnostic_nms else labels)
-    top, chosen = top_k_padded(scores.masked_fill(~kept, -torch.inf), config.max_detections)  # (N, D)
+    top, chosen = top_k(scores.masked_fill(~kept, -torch.inf), config.max_detections)  # (N, D)
     return DetectionCandidates(boxes, scores, labels, valid, kept, chosen, top.isfinite())

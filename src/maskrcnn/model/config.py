@@ -9,11 +9,37 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from maskrcnn.errors import InputError
 
 T = TypeVar("T")
+
+MOST = 2**31 - 1  # of anything that is counted: more is a slip of the hand, and some libraries count no further
+_WHOLE = 2**63  # seeds have 64 bits
+
+
+def is_count(value: object, most: int = MOST) -> bool:
+    """Whether `value` is a whole number from 1 to `most`, of Python or numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and 1 <= int(value) <= most
+
+
+def is_share(value: object) -> bool:
+    """Whether `value` is a number from 0 to 1, of Python or numpy; NaN is none."""
+    return 0 <= as_float(value) <= 1
+
+
+def as_float(value: object) -> float:
+    """A number of Python or numpy as Python's float, NaN for what is no number. Of 400 digits it is infinite."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def require(condition: bool, config: object, field: str, expected: str) -> None:
@@ -72,12 +98,14 @@ def _typed(hint: Any, value: Any, field: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         return dict(_checked(isinstance(value, Mapping), value, field, "a dictionary"))
     if hint is float:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return float(_checked(is_number, value, field, "a finite number"))
+        return float(_checked(math.isfinite(as_float(value)), value, field, "a finite number"))
     if hint is int:
-        return _checked(isinstance(value, int) and not isinstance(value, bool), value, field, "a whole number")
-    if hint in (str, bool):
-        return _checked(isinstance(value, hint), value, field, {str: "text", bool: "true or false"}[hint])
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool) and -_WHOLE <= int(value) < _WHOLE
+        return int(_checked(is_whole, value, field, "a whole number of at most 64 bits"))
+    if hint is bool:
+        return bool(_checked(isinstance(value, bool | np.bool_), value, field, "true or false"))
+    if hint is str:
+        return _checked(isinstance(value, str), value, field, "text")
     return value
 
 

@@ -1,4 +1,7 @@
-"""Feature pyramid: every level sees fine places and coarse meaning (Lin et al. 2017, 3)."""
+"""Feature pyramid: every level sees fine places and coarse meaning (Lin et al. 2017, 3).
+
+Level p of the pyramid is made of level c of the body, "p5" of "c5" and "p5a" of "c5a", and has its stride.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn.model.backbone import stride_of
 from maskrcnn.model.config import require
 from maskrcnn.model.layers import ConvNorm, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class FPNConfig:
-    """The pyramid p2..p5, and p6 where `extra_level` is set."""
+    """A level for each of the body's, p2..p5 by default, and p6 where `extra_level` is set."""
 
     channels: int = 256  # of every level; Lin et al. 2017, 3
     norm: Norm = None
@@ -22,11 +26,6 @@ class FPNConfig:
 
     def __post_init__(self) -> None:
         require(self.channels > 0, self, "channels", "at least 1")
-
-    @property
-    def strides(self) -> dict[str, int]:
-        """Pixels per cell of each level, fine to coarse."""
-        return {f"p{level}": 2**level for level in range(2, 7 if self.extra_level else 6)}
 
 
 class FPN(nn.Module):
@@ -36,19 +35,22 @@ class FPN(nn.Module):
         super().__init__()
         self.config = config
         width, norm = config.channels, config.norm
-        self.lateral = nn.ModuleDict({f"p{c[1]}": ConvNorm(n, width, 1, norm=norm) for c, n in in_channels.items()})
+        self.lateral = nn.ModuleDict({f"p{c[1:]}": ConvNorm(n, width, 1, norm=norm) for c, n in in_channels.items()})
         self.output = nn.ModuleDict({p: ConvNorm(width, width, 3, norm=norm) for p in self.lateral})
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        self.strides = {f"p{c[1:]}": stride_of(c) for c in in_channels}  # pixels per cell of each level, fine to coarse
+        if config.extra_level:
+            self.strides["p6"] = 2 * self.strides["p5"]
 
     def forward(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         pyramid: dict[str, Tensor] = {}
         above: Tensor | None = None
         for name in reversed(list(self.lateral)):  # p5 first
-            merged = self.lateral[name](maps[f"c{name[1]}"])
+            merged = self.lateral[name](maps[f"c{name[1:]}"])
             if above is not None:
                 merged = merged + F.interpolate(above, size=merged.shape[-2:], mode="nearest")
             above = merged

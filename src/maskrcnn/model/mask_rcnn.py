@@ -6,19 +6,19 @@ boxes: (x1, y1, x2, y2), float pixels, padded frame until `original_frame`; size
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from numbers import Integral, Real
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from maskrcnn.model.backbone import Backbone, BackboneConfig
 from maskrcnn.model.box_head import BoxHead, BoxHeadConfig, BoxOutputs, DetectionConfig, select_detections
 from maskrcnn.model.cascade import CascadeConfig, average_logits, refine
-from maskrcnn.model.config import require
+from maskrcnn.model.config import MOST, is_count, is_share, require
 from maskrcnn.model.fpn import FPN, FPNConfig
 from maskrcnn.model.frames import Corners, on_edges, to_original, windows_of
 from maskrcnn.model.keypoint_head import KeypointHead, KeypointHeadConfig, place_keypoints
@@ -32,6 +32,7 @@ from maskrcnn.ops.masks import mask_iou
 from maskrcnn.ops.nms import mask_nms_keep
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals, Size
 
+MOST_PIXELS = 1 << 15  # of the shorter side: beyond it a picture has more than a gigapixel
 ROIS_AT_ONCE = 200  # in a head that widens them, so that memory does not grow with the objects: 1000 masks take 0.8 GB
 
 
@@ -62,11 +63,14 @@ class MaskRCNNConfig:
         require(len(self.class_names) >= 1, self, "class_names", "at least one class")
         fits = len(self.category_ids) == len(self.class_names)
         require(fits, self, "category_ids", f"{len(self.class_names)} ids, one for each class")
+        for name in ("class_names", "category_ids"):
+            require(len(set(getattr(self, name))) == self.num_classes, self, name, "each only once")
         levels = self.backbone.levels
         if self.fpn is None:
             require(len(levels) == 1, self.backbone, "levels", "one level, where there is no pyramid")
         else:
-            require(len(levels) == 4, self.backbone, "levels", "c2, c3, c4, c5, of which the pyramid is made")
+            fits = len(levels) > 1 and levels[-1] == "c5"
+            require(fits, self.backbone, "levels", "several up to c5, of which the pyramid is made")
             require(not self.backbone.dilate_c5, self.backbone, "dilate_c5", "false, where there is a pyramid")
         one_map = not self.roi_stage or levels == ("c4",)
         require(one_map, self, "roi_stage", "false, unless the backbone hands on c4 alone")
@@ -96,7 +100,7 @@ class MaskRCNNConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one call may ask for instead of the checkpoint's own values; None leaves them."""
+    """What one call may ask for instead of the checkpoint's own values; None leaves them. Numbers may be numpy's."""
 
     score_threshold: float | None = None  # 0 to 1
     nms_iou: float | None = None  # 0 to 1, between boxes of one class
@@ -107,16 +111,22 @@ class Limits:
     size: int | Literal["native"] | None = None  # shorter side in px
 
     def __post_init__(self) -> None:
-        for name in ("score_threshold", "nms_iou", "mask_nms_iou"):
-            value = getattr(self, name)
-            in_range = isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
-            require(value is None or in_range, self, name, "a number from 0 to 1")
-        for name in ("max_detections", "proposals"):
-            require(getattr(self, name) is None or _is_count(getattr(self, name)), self, name, "a whole number above 0")
-        agnostic = self.class_agnostic_nms
-        require(agnostic is None or isinstance(agnostic, bool), self, "class_agnostic_nms", "true or false")
-        fits = self.size is None or self.size == "native" or _is_count(self.size)
-        require(fits, self, "size", "a whole number of px above 0, or native")
+        self._settle("score_threshold", is_share, float, "a number from 0 to 1")
+        self._settle("nms_iou", is_share, float, "a number from 0 to 1")
+        self._settle("mask_nms_iou", is_share, float, "a number from 0 to 1")
+        self._settle("max_detections", is_count, int, f"a whole number from 1 to {MOST}")
+        self._settle("proposals", is_count, int, f"a whole number from 1 to {MOST}")
+        self._settle("class_agnostic_nms", lambda value: isinstance(value, bool | np.bool_), bool, "true or false")
+        if not (isinstance(self.size, str) and self.size == "native"):
+            expected = f"a whole number of px from 1 to {MOST_PIXELS}, or native"
+            self._settle("size", lambda value: is_count(value, MOST_PIXELS), int, expected)
+
+    def _settle(self, name: str, fits: Callable[[object], bool], kind: type, expected: str) -> None:
+        """Python's own number in place of numpy's, which JSON does not know."""
+        value = getattr(self, name)
+        if value is not None:
+            require(fits(value), self, name, expected)
+            object.__setattr__(self, name, kind(value))
 
     def applied(self, config: MaskRCNNConfig) -> MaskRCNNConfig:
         """`config` with these values in their places."""
@@ -141,7 +151,7 @@ class MaskRCNN(nn.Module):
         self.fpn: FPN | None = None
         if config.fpn is not None:
             self.fpn = FPN(config.fpn, self.backbone.channels)
-            channels, strides = config.fpn.channels, config.fpn.strides
+            channels, strides = config.fpn.channels, self.fpn.strides
         else:
             (channels,), strides = self.backbone.channels.values(), self.backbone.strides
         self.rpn = RPN(config.rpn, channels, strides)
@@ -377,10 +387,6 @@ def keep_placed(found: Detections, config: DetectionConfig) -> Tensor | None:
         iou = iou * (found.labels[:, None] == found.labels)
     apart = mask_nms_keep(iou, found.scores, config.mask_nms_iou)
     return apart if keep is None else keep & apart
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _padded_size(pixels: Tensor) -> tuple[int, int]:

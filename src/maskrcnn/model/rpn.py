@@ -20,7 +20,7 @@ from maskrcnn.model.config import require
 from maskrcnn.model.layers import init_conv
 from maskrcnn.ops.box_coder import BoxCoder
 from maskrcnn.ops.boxes import clip_to, is_large_enough
-from maskrcnn.ops.nms import nms_keep, top_k_padded
+from maskrcnn.ops.nms import nms_keep, top_k
 from maskrcnn.structures import Proposals
 
 
@@ -36,6 +36,7 @@ class RPNConfig:
     post_nms_top_n: int = 1000  # proposals kept per image when detecting; He et al. 2017, 3.1
     nms_iou: float = 0.7  # between proposals of one level; Ren et al. 2015, 3.3
     min_size: float = 1e-3  # px, proposals with a shorter side are dropped
+    score_threshold: float = 0.0  # probability, 0 to 1: proposals below are dropped, where learning too
     rank_by: Literal["logits", "probabilities"] = (
         "logits"  # float32 probabilities are 1 from a logit of 17 on; of equals the first anchor is best
     )
@@ -47,6 +48,7 @@ class RPNConfig:
         require(self.pre_nms_top_n >= 1, self, "pre_nms_top_n", "at least 1")
         require(self.post_nms_top_n >= 1, self, "post_nms_top_n", "at least 1")
         require(0 <= self.nms_iou <= 1, self, "nms_iou", "0 to 1")
+        require(0 <= self.score_threshold <= 1, self, "score_threshold", "0 to 1")
         require(self.channels is None or self.channels >= 1, self, "channels", "at least 1, or none")
         require(min(self.delta_weights) > 0, self, "delta_weights", "above 0")
 
@@ -138,7 +140,8 @@ def propose(outputs: RPNOutputs, windows: Tensor, config: RPNConfig) -> Proposal
     """The best boxes of all levels, refined, clipped, without near copies of one another.
 
     windows: (N, 4) float32, what proposals are cut to. Gradients stop here: boxes are given to the heads as they are
-    (Ren et al. 2015, 3.2, approximate joint training). Returns R = config.post_nms_top_n rows an image.
+    (Ren et al. 2015, 3.2, approximate joint training). Returns R = config.post_nms_top_n rows an image, or as many as
+    there are candidates, where those are fewer: R hangs on config and padded size, not on what is in the picture.
     """
     return proposal_candidates(outputs, windows, config).proposals()
 
@@ -154,14 +157,14 @@ def proposal_candidates(outputs: RPNOutputs, windows: Tensor, config: RPNConfig)
             config.coder.decode(deltas.detach().gather(1, index[..., None].expand(-1, -1, 4)), anchors[index])
         )
         boxes.append(clip_to(refined[-1], windows[:, None]))
-        valid.append(is_large_enough(boxes[-1], config.min_size) & top.isfinite())
+        valid.append(is_large_enough(boxes[-1], config.min_size) & _is_likely(top, config))
         kept.append(keep_per_image(boxes[-1], top, valid[-1], config.nms_iou))
         logits.append(level_logits.detach().gather(1, index))
         ranks.append(top.masked_fill(~kept[-1], -torch.inf))
         rows.append(index + offset)
         offset += anchors.shape[0]
     stable = config.rank_by == "probabilities"
-    top, chosen = top_k_padded(torch.cat(ranks, 1), config.post_nms_top_n, stable=stable)  # (N, R)
+    top, chosen = top_k(torch.cat(ranks, 1), config.post_nms_top_n, stable=stable)  # (N, R)
     return ProposalCandidates(
         anchor_index=torch.cat(rows, 1),
         refined=torch.cat(refined, 1),
@@ -177,7 +180,15 @@ def proposal_candidates(outputs: RPNOutputs, windows: Tensor, config: RPNConfig)
 def _ranked(logits: Tensor, config: RPNConfig) -> tuple[Tensor, Tensor]:
     """What the best anchors (N, k) of a level are ranked by, best first, and their index."""
     by_probability = config.rank_by == "probabilities"
-    return top_k_padded(logits.sigmoid() if by_probability else logits, config.pre_nms_top_n, stable=by_probability)
+    return top_k(logits.sigmoid() if by_probability else logits, config.pre_nms_top_n, stable=by_probability)
+
+
+def _is_likely(ranks: Tensor, config: RPNConfig) -> Tensor:
+    """Which of what `_ranked` gave reach the score threshold."""
+    if config.score_threshold == 0:
+        return ranks.isfinite()
+    probabilities = ranks if config.rank_by == "probabilities" else ranks.sigmoid()
+    return probabilities >= config.score_threshold
 
 
 def keep_per_image(boxes: Tensor, scores: Tensor, valid: Tensor, iou: float, groups: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from maskrcnn.ops.cells import outer, table_of, wants_one_call, weighted_bag
+from maskrcnn.ops.cells import level_by_level, map_of_box, outer, table_of, wants_one_call, weighted_bag
 
 
 def crop_and_resize(features: Tensor, boxes: Tensor, image_index: Tensor, size: int | tuple[int, int]) -> Tensor:
@@ -50,30 +50,23 @@ def crop_and_resize_levels(
     bins = (size, size) if isinstance(size, int) else size
     if len(features) == 1 or wants_one_call(features):
         return _pool(features, boxes, image_index, level_index, bins)
-    pooled = features[0].new_empty(boxes.shape[0], *bins, features[0].shape[1]).permute(0, 3, 1, 2)
-    for level, feature in enumerate(features):
-        members = (level_index == level).nonzero().squeeze(1)
+
+    def of_level(level: int, members: Tensor) -> Tensor:
         only = torch.zeros_like(members)  # level index within a list of one
-        pooled[members] = _pool([feature], boxes[members], image_index[members], only, bins)
-    return pooled
+        return _pool([features[level]], boxes[members], image_index[members], only, bins)
+
+    return level_by_level(of_level, features, level_index, bins)
 
 
 def _pool(
     features: Sequence[Tensor], boxes: Tensor, image_index: Tensor, level_index: Tensor, bins: tuple[int, int]
 ) -> Tensor:
     """All levels as one table of cells, and every point a weighted sum of its rows."""
-    facts, start = [], 0
-    for feature in features:
-        high, wide = feature.shape[-2:]
-        facts.append([high, wide, high * wide, start])
-        start += feature.shape[0] * high * wide
-    of_level = torch.tensor(facts, dtype=torch.int32, device=boxes.device)
-    map_height, map_width, map_cells, first_cell = of_level[level_index].unbind(1)
+    maps = map_of_box(features, image_index, level_index)
     x1, y1, x2, y2 = boxes.unbind(1)
-    y, weight_y = _taps(y1, y2, map_height, bins[0])
-    x, weight_x = _taps(x1, x2, map_width, bins[1])
-    first_cell = first_cell + image_index.to(torch.int32) * map_cells
-    y = first_cell[:, None, None] + y * map_width[:, None, None]
+    y, weight_y = _taps(y1, y2, maps.height, bins[0])
+    x, weight_x = _taps(x1, x2, maps.width, bins[1])
+    y = maps.first_cell[:, None, None] + y * maps.width[:, None, None]
     cells, weights = outer(y, x, torch.add), outer(weight_y, weight_x, torch.mul)  # (R * S * S, 4)
     offsets = torch.arange(cells.shape[0], dtype=cells.dtype, device=cells.device) * cells.shape[1]
     table = table_of(features)

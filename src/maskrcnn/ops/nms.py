@@ -59,23 +59,18 @@ def mask_nms_keep(iou: Tensor, scores: Tensor, limit: float) -> Tensor:
     return keep
 
 
-def top_k_padded(scores: Tensor, k: int, *, stable: bool = False) -> tuple[Tensor, Tensor]:
-    """The k best along the last dimension, best first: values (..., k) and their int64 index (..., k).
+def top_k(scores: Tensor, k: int, *, stable: bool = False) -> tuple[Tensor, Tensor]:
+    """The k best along the last dimension, best first: values (..., D) and their int64 index (..., D).
 
+    D = min(k, B) of scores (..., B): k may be far more than there are and costs nothing then.
     stable: equal scores in the order of their index; else in any order, which is faster.
-
-    Of fewer than k scores (..., B), none included, all come back, then value -inf with index 0, so that the shape does
-    not hang on B. Mask by `values > -inf` before use of the index where B may be 0.
     """
-    missing = max(k - scores.shape[-1], 0)
+    count = min(k, scores.shape[-1])
     if stable:
-        values, index = (x[..., :k] for x in scores.sort(dim=-1, descending=True, stable=True))
-    else:
-        values, index = scores.topk(k - missing, dim=-1)
-    if missing:
-        values = F.pad(values, (0, missing), value=float("-inf"))
-        index = F.pad(index, (0, missing), value=0)
-    return values, index
+        values, index = scores.sort(dim=-1, descending=True, stable=True)
+        return values[..., :count], index[..., :count]
+    best = scores.topk(count, dim=-1)
+    return best.values, best.indices
 
 
 def _keep_group_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float) -> Tensor:

@@ -13,14 +13,14 @@ the older frame, half a cell off.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torchvision
 from torch import Tensor
 
-from maskrcnn.ops.cells import outer, table_of, wants_one_call, weighted_bag
+from maskrcnn.ops.cells import MapOfBox, level_by_level, map_of_box, outer, table_of, wants_one_call, weighted_bag
 
 Kernel = Literal["bag", "torchvision"]
 
@@ -55,7 +55,7 @@ def roi_align_levels(
     level_index: Tensor,
     size: int | tuple[int, int],
     *,
-    strides: Sequence[int],
+    strides: Sequence[float],
     sampling_ratio: int = 2,
     aligned: bool = True,
     kernel: Kernel | None = None,
@@ -121,14 +121,13 @@ def _pool(
     by_kernel = _pool_by_bag if kernel == "bag" else _pool_by_torchvision
     if len(features) == 1 or (kernel == "bag" and wants_one_call(features)):
         return by_kernel(features, scales, boxes, image_index, level_index, grid)
-    layout = torch.channels_last if kernel == "bag" else torch.contiguous_format
-    shape = (boxes.shape[0], features[0].shape[1], *grid.bins)
-    pooled = torch.empty(shape, dtype=features[0].dtype, device=boxes.device, memory_format=layout)
-    for level, (feature, scale) in enumerate(zip(features, scales, strict=True)):
-        members = (level_index == level).nonzero().squeeze(1)
+
+    def of_level(level: int, members: Tensor) -> Tensor:
         only = torch.zeros_like(members)  # level index within a list of one
-        pooled[members] = by_kernel([feature], [scale], boxes[members], image_index[members], only, grid)
-    return pooled
+        return by_kernel([features[level]], [scales[level]], boxes[members], image_index[members], only, grid)
+
+    layout = torch.channels_last if kernel == "bag" else torch.contiguous_format
+    return level_by_level(of_level, features, level_index, grid.bins, layout)
 
 
 def _pool_by_bag(
@@ -172,18 +171,16 @@ def _pool_by_torchvision(
 
 @dataclass(frozen=True)
 class _RoIs:
-    """R boxes in cells of their own maps; all fields (R,), the counts int32."""
+    """R boxes in cells of their own maps; all fields (R,)."""
 
     top: Tensor
     left: Tensor
     height: Tensor
     width: Tensor
-    map_height: Tensor
-    map_width: Tensor
-    first_cell: Tensor  # row of the table where the map of the box's image and level begins
+    maps: MapOfBox
 
     def chosen(self, rows: Tensor) -> _RoIs:
-        return _RoIs(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return _RoIs(self.top[rows], self.left[rows], self.height[rows], self.width[rows], self.maps.chosen(rows))
 
 
 def _rois_on_maps(
@@ -194,21 +191,23 @@ def _rois_on_maps(
     level_index: Tensor,
     aligned: bool,
 ) -> _RoIs:
-    facts, start = [], 0
-    for feature in features:
-        high, wide = feature.shape[-2:]
-        facts.append([high, wide, high * wide, start])
-        start += feature.shape[0] * high * wide
-    # int32 halves the traffic of the taps; a table too long for it would fill 550 GB at 64 channels.
-    of_level = torch.tensor(facts, dtype=torch.int32, device=boxes.device)
-    map_height, map_width, map_cells, first_cell = of_level[level_index].unbind(1)
-    scale = boxes.new_tensor(scales)[level_index]
-    left, top, right, bottom = (boxes * scale[:, None] - (0.5 if aligned else 0.0)).unbind(1)
-    height, width = bottom - top, right - left
+    left, top, width, height = in_cells(boxes, scales, level_index, aligned).unbind(1)
+    return _RoIs(top, left, height, width, map_of_box(features, image_index, level_index))
+
+
+def in_cells(boxes: Tensor, scales: Sequence[float], level_index: Tensor, aligned: bool) -> Tensor:
+    """Boxes (R, 4) px as (left, top, width, height) in cells of their level, 0 in the centre of the first cell."""
+    corners = boxes * boxes.new_tensor(scales)[level_index][:, None] - (0.5 if aligned else 0.0)
+    sides = corners[:, 2:] - corners[:, :2]
     if not aligned:  # the older frame never reads less than one cell
-        height, width = height.clamp(min=1.0), width.clamp(min=1.0)
-    first_cell = first_cell + image_index.to(torch.int32) * map_cells
-    return _RoIs(top, left, height, width, map_height, map_width, first_cell)
+        sides = sides.clamp(min=1.0)
+    return torch.cat([corners[:, :2], sides], dim=1)
+
+
+def adaptive_points(height: Tensor, width: Tensor, bins: tuple[int, int]) -> Tensor:
+    """Points per bin for `sampling_ratio` 0, (R, 2) int64 along y and x; none in a box without area. Sides in cells."""
+    per_bin = torch.stack([height / bins[0], width / bins[1]], dim=1)
+    return per_bin.nan_to_num(0.0).ceil().clamp(min=0).long()
 
 
 # --- which cells feed a bin, and how much -------------------------------------------------------------------------
@@ -265,7 +264,7 @@ def _table_taps(rois: _RoIs, rows: _Taps, columns: _Taps) -> _Taps:
     """Table rows and weights (R * S * S, Ty * Tx) of every bin, out of its row taps and column taps."""
     y, weight_y = rows
     x, weight_x = columns
-    y = rois.first_cell[:, None, None] + y * rois.map_width[:, None, None]
+    y = rois.maps.first_cell[:, None, None] + y * rois.maps.width[:, None, None]
     return outer(y, x, torch.add), outer(weight_y, weight_x, torch.mul)
 
 
@@ -274,8 +273,8 @@ def _table_taps(rois: _RoIs, rows: _Taps, columns: _Taps) -> _Taps:
 
 def _mean_of_points(table: Tensor, rois: _RoIs, bins: tuple[int, int], points: int) -> Tensor:
     """(R * S * S, C) with `points` squared sample points in every bin."""
-    y = _two_taps_per_point(rois.top, rois.height, rois.map_height, bins[0], points)
-    x = _two_taps_per_point(rois.left, rois.width, rois.map_width, bins[1], points)
+    y = _two_taps_per_point(rois.top, rois.height, rois.maps.height, bins[0], points)
+    x = _two_taps_per_point(rois.left, rois.width, rois.maps.width, bins[1], points)
     rows, weights = _table_taps(rois, y, x)
     offsets = torch.arange(rows.shape[0], dtype=rows.dtype, device=rows.device) * rows.shape[1]
     return weighted_bag(table, rows.flatten(), weights.flatten(), offsets)
@@ -283,15 +282,15 @@ def _mean_of_points(table: Tensor, rois: _RoIs, bins: tuple[int, int], points: i
 
 def _mean_of_adaptive_points(table: Tensor, rois: _RoIs, bins: tuple[int, int]) -> Tensor:
     """(R * S * S, C) with ceil(bin side in cells) points per side: boxes with the same counts are laid out together."""
-    per_bin = torch.stack([rois.height / bins[0], rois.width / bins[1]], dim=1)
-    per_bin = per_bin.nan_to_num(0.0).ceil().clamp(min=1).long()
-    counts, group = torch.unique(per_bin, dim=0, return_inverse=True)
+    counts, group = torch.unique(
+        adaptive_points(rois.height, rois.width, bins).clamp(min=1), dim=0, return_inverse=True
+    )
     parts, members = [], []
     for number, (high, wide) in enumerate(counts.tolist()):
         members.append((group == number).nonzero().squeeze(1))
         some = rois.chosen(members[-1])
-        y = _one_tap_per_cell(some.top, some.height, some.map_height, bins[0], high)
-        x = _one_tap_per_cell(some.left, some.width, some.map_width, bins[1], wide)
+        y = _one_tap_per_cell(some.top, some.height, some.maps.height, bins[0], high)
+        x = _one_tap_per_cell(some.left, some.width, some.maps.width, bins[1], wide)
         parts.append(_table_taps(some, y, x))
     if not parts:
         return table[:0]

@@ -84,6 +84,8 @@ def _device(device: str, *, several: bool) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # no such name; no such hardware
         expected = "auto, cpu, cuda or mps, where the machine has it"
         raise InputError("no such device", field="device", found=device, expected=expected) from error
+    if place.type == "meta":
+        raise InputError("computes nothing", field="device", found=device, expected="auto, cpu, cuda or mps")
     if place.type == "cuda":
         torch.cuda.set_device(place)
     return place

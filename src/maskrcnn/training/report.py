@@ -45,7 +45,7 @@ _FILES = {
     "state.safetensors": "all that `--resume` needs to go on where a stopped run was",
     "config.json": "every number of model and recipe, class names, data, versions",
     "log.jsonl": "losses, learning rate and AP, one JSON object a line, as the run went on",
-    "tensorboard": "the same and validation pictures: `tensorboard --logdir .`",
+    "tensorboard": "the same, validation pictures and histograms of all weights: `tensorboard --logdir .`",
     "curves.png": "the log as curves",
     "validation": "validation pictures: ground truth left, detections right",
     "scores": "AP, precision, recall, F1 and confusion matrix of the best weights, and all their detections",

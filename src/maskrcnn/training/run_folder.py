@@ -15,6 +15,7 @@ import torch
 
 from maskrcnn.errors import InputError
 from maskrcnn.evaluation.evaluate import Evaluation
+from maskrcnn.inspection.weight_histograms import weight_statistics
 from maskrcnn.model.config import to_dict
 from maskrcnn.predictor import Predictor, load
 from maskrcnn.training.checkpoint import TrainingState, save_state
@@ -28,6 +29,7 @@ from maskrcnn.training.validate import Validation, places, score
 from maskrcnn.weights.files import read_checkpoint, save_checkpoint
 
 _SKIPPED_SHOWN = 20  # lines about bad annotations in the log
+_ALARMS_SHOWN = 5  # lines about weights, at each validation
 _BOARD_PICTURES = 3  # per validation, on TensorBoard
 
 
@@ -64,6 +66,7 @@ class RunFolder:
             self.log: RunLog = stack.enter_context(RunLog(folder, step))
             self._stack = stack.pop_all()
         self._losses = ""  # of the last logged step, for the bar
+        self._alarms: set[str] = set()  # layers that were told of
 
     def __enter__(self) -> RunFolder:
         return self
@@ -143,12 +146,24 @@ class RunFolder:
         predictor, val = Predictor(state.deployed, self.world.device), self.plan.pictures.val
         for number, i in enumerate(places(len(val), _BOARD_PICTURES)):
             self.log.picture(f"validation/{number}", progress.step, compare(predictor, val, i))
+        self._look_at_weights(state)
         shown = ", ".join(f"{_readable(n)} {v:.3f}" for n, v in values.items() if n == "loss_total" or "ap" in n)
         self.bar.say(f"step {progress.step}, {_clock(progress.seconds)}: {shown}{' (best)' if is_best else ''}")
         stops = patience is not None and progress.validations_since_best >= patience
         if stops:
             self._note(state, f"no better AP in {patience} validations: stopped early, at step {progress.step}")
         return stops
+
+    def _look_at_weights(self, state: TrainingState) -> None:
+        """Histograms for TensorBoard; a note of each layer that is dead or has exploded, once."""
+        layers = weight_statistics(state.deployed)
+        self.log.weights(state.progress.step, layers)
+        alarms = [layer for layer in layers if layer.alarm and layer.name not in self._alarms]
+        for layer in alarms[:_ALARMS_SHOWN]:
+            self._note(state, f"weights: {layer.warning}")
+        if len(alarms) > _ALARMS_SHOWN:
+            self._note(state, f"weights: {len(alarms) - _ALARMS_SHOWN} more layers are dead or have exploded")
+        self._alarms |= {layer.name for layer in alarms}
 
     def save(self, state: TrainingState) -> None:
         save_state(self.folder, state, self.plan.settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from maskrcnn.inspection.weight_histograms import LayerWeights
 from maskrcnn.ops.files import whole_file
 
 LOG_FILE = "log.jsonl"
@@ -47,6 +48,24 @@ class RunLog:
     def picture(self, name: str, step: int, picture: np.ndarray) -> None:
         """A picture (H, W, 3) uint8 for TensorBoard."""
         self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def weights(self, step: int, layers: Sequence[LayerWeights]) -> None:
+        """A histogram of each layer for TensorBoard, a group for each part of the detector: "weights.fpn/..."."""
+        for layer in layers:
+            finite = int(layer.histogram.sum())
+            if finite:
+                place = layer.name.partition(".")[2]
+                self._board.add_histogram_raw(
+                    f"weights.{layer.part}/{place}",
+                    layer.min,
+                    layer.max,
+                    finite,
+                    finite * layer.mean,
+                    finite * (layer.std**2 + layer.mean**2),
+                    layer.edges[1:].tolist(),
+                    layer.histogram.tolist(),
+                    step,
+                )
 
     def __enter__(self) -> RunLog:
         return self

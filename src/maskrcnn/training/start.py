@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from maskrcnn.data.dataset import Dataset, Subset, subset
 from maskrcnn.data.opening import DataLike, open_train_val
 from maskrcnn.data.shapes import ShapesDataset
 from maskrcnn.errors import InputError, InputErrors
-from maskrcnn.model.config import from_dict
+from maskrcnn.model.config import as_float, from_dict
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.model.presets import from_scratch
 from maskrcnn.model.presets import preset as make_preset
@@ -54,15 +55,26 @@ class Pictures:
         return {"training": len(self.train), "validation": len(self.val), "sha1_of_ids_and_classes": digest}
 
 
+def place_of(out: object) -> Path:
+    """The folder that `out` means. Errors: `InputError` for what is no path."""
+    if not isinstance(out, str | Path) or not str(out):
+        raise InputError("is no folder", field="out", found=repr(out), expected="a path")
+    return Path(out)
+
+
 def require_place(folder: Path, resume: bool) -> None:
     """Errors: `InputError` where the run would write over another, or is to resume what is not there."""
     if folder.exists() and not folder.is_dir():
         raise InputError("is not a folder", file=folder, field="out", expected="a new folder")
-    if resume and not (folder / STATE_FILE).is_file():
-        expected = "the state file of a run that was stopped"
-        raise InputError("nothing to resume", file=folder / STATE_FILE, expected=expected)
-    if not resume and any((folder / name).exists() for name in _RUN_FILES):
-        raise InputError("holds another run", file=folder, field="out", expected="a new folder, or --resume")
+    holds_state = (folder / STATE_FILE).is_file()
+    holds_run = any((folder / name).exists() for name in _RUN_FILES)
+    if resume and not holds_state:
+        problem = "there is nothing to resume" + (": the run ended before it saved its state" if holds_run else "")
+        expected = f"{STATE_FILE} of a run that was stopped; else start anew in another folder"
+        raise InputError(problem, file=folder, field="out", expected=expected)
+    if not resume and holds_run:
+        expected = "a new folder" + (", or --resume" if holds_state else "; nothing was saved that could be resumed")
+        raise InputError("holds another run", file=folder, field="out", expected=expected)
 
 
 def settled_recipe(
@@ -72,6 +84,11 @@ def settled_recipe(
 
     Errors: `InputError` for impossible fields, and for a batch that the processes cannot share.
     """
+    if not (recipe is None or isinstance(recipe, Recipe)):
+        raise InputError("is no recipe", field="recipe", found=repr(recipe), expected="a Recipe")
+    if not (isinstance(preset, str) or callable(preset)):
+        expected = f"{' or '.join(RECIPES)}, or a function that makes a config"
+        raise InputError("no such preset", field="preset", found=repr(preset), expected=expected)
     if recipe is None and saved is not None:
         recipe = from_dict(Recipe, saved.settings["recipe"], "recipe")
     recipe = changed(recipe or (recipe_for(preset) if isinstance(preset, str) else Recipe()), changes)
@@ -136,10 +153,14 @@ def starting_model(
     pretrained_backbone: bool = False,
 ) -> tuple[MaskRCNN, list[str]]:
     """A new detector of the preset, or the loaded one with heads for the data's classes, and lines for the log."""
+    if scale is not None and not 0 < as_float(scale) < math.inf:
+        raise InputError("impossible value", field="scale", found=repr(scale), expected="a number above 0")
     names, ids = pictures.train.classes.names, pictures.train.classes.category_ids
     keypoints = pictures.train.keypoints
     if loaded is not None:
         model, notes = adapt_classes(loaded, names, ids)
+        if model.mask_head is None and pictures.has_masks:
+            notes.append("the weights have no mask head: the masks of the training pictures are not learned")
         if model.mask_head is not None and not pictures.has_masks:
             notes.append("the training pictures have no masks: the mask head does not learn")
         if model.keypoint_head is not None and keypoints is None:
@@ -165,7 +186,7 @@ def starting_model(
         pairs = len(keypoints.flip_pairs)
         notes.append(f"keypoints: {len(keypoints)}, pairs that change places in a mirror: {pairs}")
     if scale is not None:
-        model.config = replace(model.config, preprocess=replace(model.config.preprocess, scale=scale))
+        model.config = replace(model.config, preprocess=replace(model.config.preprocess, scale=float(scale)))
         model.preprocess.config = model.config.preprocess
     return model, notes + _fit_limits(model, pictures)
 

@@ -30,6 +30,7 @@ from maskrcnn.training.start import (
     Pictures,
     Preset,
     open_pictures,
+    place_of,
     preset_name,
     preset_of,
     require_place,
@@ -37,7 +38,7 @@ from maskrcnn.training.start import (
     starting_model,
 )
 from maskrcnn.training.validate import Validation, score, spread, validation_losses
-from maskrcnn.weights.opening import open_weights
+from maskrcnn.weights.opening import ConfigLike, open_weights
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def train(
     out: str | Path,
     preset: str | Preset | None = None,
     weights: str | Path | None = None,
+    config: ConfigLike | None = None,
     val: DataLike | None = None,
     val_fraction: float = 0.1,
     images: str | Path | None = None,
@@ -94,6 +96,7 @@ def train(
             in that file, from class names and category ids to a config. With `weights` only its recipe is taken.
         weights: a detector to start from, by name or file; heads of other classes are made anew. The recipe is by
             default that of the preset which the weights were trained with.
+        config: what those weights do not say, as `maskrcnn.load` takes it.
         val: pictures to be scored on; else the folder's own, else a fixed `val_fraction` of `data`.
         images: the folder of the pictures, where it is not found beside the annotations.
         skip_bad: leave out bad annotations and pictures rather than refuse to start.
@@ -107,13 +110,16 @@ def train(
 
     Errors: `InputError` for bad data, options or weights, before anything is written; on a loss that is not finite.
     """
-    folder = Path(out)
+    folder = place_of(out)
     require_place(folder, resume)
     if pretrained_backbone and weights:
         raise InputError("has no use with weights", field="pretrained_backbone", expected="one of the two")
+    if config is not None and (resume or not weights):
+        expected = "the run's own" if resume else "weights that it tells more of"
+        raise InputError("has no use here", field="config", expected=expected)
     with join_world(device) as world:
         saved = read_saved(folder) if resume else None
-        opened = open_weights(weights) if weights and not resume else None
+        opened = open_weights(weights, config) if weights and not resume else None
         kind = preset or (DEFAULT_PRESET if opened is None else preset_of(opened))
         settled = settled_recipe(recipe, changes, kind, saved, world)
         pictures = open_pictures(

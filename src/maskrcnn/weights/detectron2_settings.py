@@ -124,7 +124,7 @@ def _parse(path: Path) -> dict[str, Any]:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)  # noqa: S506 (a safe loader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("cannot be read", file=path, found=str(error)) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError("not YAML", file=path, found=str(error)) from error
     if not isinstance(values, dict):
         raise InputError("not a config", file=path, found=type(values).__name__, expected="sections with values")

@@ -31,13 +31,29 @@ from maskrcnn.model.config import from_dict, to_dict
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.weights import hub
 from maskrcnn.weights.content import Content, Converted, Settings
-from maskrcnn.weights.files import METADATA_KEY, bundled, bundled_names, read_checkpoint, require_fit
+from maskrcnn.weights.files import METADATA_KEY, bundled, bundled_names, read_checkpoint, require_finite, require_fit
 
-ConfigLike = MaskRCNNConfig | Settings | Mapping[str, Any] | str | Path
-Given = MaskRCNNConfig | Settings | Mapping[str, Any] | None  # the same, read: all, some, or another family's
+
+@dataclass(frozen=True)
+class Overlay:
+    """Some fields of our config, and the file that they were read from."""
+
+    values: Mapping[str, Any]
+    file: Path | None = None
+
+
+ConfigLike = MaskRCNNConfig | Settings | Overlay | Mapping[str, Any] | str | Path
+Given = MaskRCNNConfig | Settings | Overlay | None  # the same, read: all, another family's, or some
 
 OURS = "maskrcnn"
-FAMILIES = ("torchvision", "detectron2", "mmdetection", "matterport")  # modules beside this one, in the order of asking
+FAMILIES = (  # modules beside this one, in the order of asking
+    "torchvision",
+    "detectron2",
+    "detectron1",
+    "maskrcnn_benchmark",
+    "mmdetection",
+    "matterport",
+)
 BESIDE = "config.yaml"
 
 _FOREIGN_BEGINNINGS = (b"PK", b"\x80", b"\x89HDF")  # zip of torch.save, pickle, HDF5
@@ -81,8 +97,10 @@ def open_weights(weights: str | Path, config: ConfigLike | None = None) -> Opene
     if _is_ours(path):
         own, state, metadata = read_checkpoint(path)
         if isinstance(given, Settings):
-            expected = "fields of maskrcnn's own config"
-            raise InputError("does not fit maskrcnn's weights", file=path, field=given.origin, expected=expected)
+            expected = "fields of maskrcnn's own config: " + ", ".join(sorted(_OUR_FIELDS))
+            found = next((str(name) for name in given.values if name not in _OUR_FIELDS), None)
+            place = f"{path}: {given.origin}"
+            raise InputError("does not fit maskrcnn's weights", file=place, found=found, expected=expected)
         return Opened(_built(_overlaid(own, given), state, path), OURS, (), metadata)
     from maskrcnn.weights.formats.reading import read_content
 
@@ -118,6 +136,9 @@ def open_content(content: Content, config: ConfigLike | None = None) -> Opened:
 
 def resolve_weights(weights: str | Path) -> Path:
     """The file that `weights` means: a path, or the name of a detector that ships with the package or is in the zoo."""
+    if not isinstance(weights, str | Path) or not str(weights):
+        expected = f"a file, or a name, such as {bundled_names()[0]}"
+        raise InputError("no such weights", field="weights", found=repr(weights), expected=expected)
     path = Path(weights)
     if not isinstance(weights, str) or path.name != weights or path.exists():
         return path
@@ -164,17 +185,24 @@ def _family_of(content: Content) -> Any:
 
 
 def _read_config(config: ConfigLike | None) -> Given:
-    """A whole config of ours, a mapping of some of its fields, or another family's settings."""
-    if config is None or isinstance(config, MaskRCNNConfig | Settings):
+    """A whole config of ours, some of its fields, or another family's settings."""
+    if config is None or isinstance(config, MaskRCNNConfig | Settings | Overlay):
         return config
-    origin = "config"
-    if isinstance(config, str | Path):
-        origin = str(config)
-        config = _read_config_file(Path(config))
-    return config if _OUR_FIELDS.issuperset(config) else Settings(config, origin)
+    if isinstance(config, Mapping):
+        return Overlay(config) if _OUR_FIELDS.issuperset(config) else Settings(config, "config")
+    if not isinstance(config, str | Path):
+        expected = "a MaskRCNNConfig, a mapping of some of its fields, or a file"
+        raise InputError("is not a config", field="config", found=repr(config), expected=expected)
+    return _read_config_file(Path(config), str(config))
 
 
-def _read_config_file(path: Path) -> Mapping[str, Any]:
+def _read_config_file(path: Path, origin: str) -> Overlay | Settings:
+    """origin: what settings of another family are called in messages."""
+    values = _config_values(path)
+    return Overlay(values, path) if _OUR_FIELDS.issuperset(values) else Settings(values, origin)
+
+
+def _config_values(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         expected = "a .yaml, .json or .py file"
         raise InputError("no such config", file=path, found="a folder" if path.is_dir() else None, expected=expected)
@@ -187,13 +215,12 @@ def _read_config_file(path: Path) -> Mapping[str, Any]:
     return read_config(path)
 
 
-def _config_beside(file: Path) -> Mapping[str, Any] | Settings | None:
+def _config_beside(file: Path) -> Overlay | Settings | None:
     """`config.yaml` in the folder of a file: another family's settings, or some of our fields."""
     beside = file.parent / BESIDE
     if not beside.is_file() or not file.is_file():
         return None
-    values = _read_config_file(beside)
-    return values if _OUR_FIELDS.issuperset(values) else Settings(values, f"{BESIDE} beside the file")
+    return _read_config_file(beside, f"{BESIDE} beside the file")
 
 
 def _overlaid(config: MaskRCNNConfig, given: Given) -> MaskRCNNConfig:
@@ -202,14 +229,18 @@ def _overlaid(config: MaskRCNNConfig, given: Given) -> MaskRCNNConfig:
         return given
     if given is None or isinstance(given, Settings):
         return config
-    return from_dict(MaskRCNNConfig, _merged(to_dict(config), given), "config")
+    try:
+        return from_dict(MaskRCNNConfig, _merged(to_dict(config), given.values), "config")
+    except InputError as error:
+        raise error if given.file is None else InputError(str(error), file=given.file) from error
 
 
-def _names_in(given: Given) -> tuple[str, ...]:
+def _names_in(given: object) -> tuple[str, ...]:
     """The fields of ours that a mapping tells, as lines about them begin: "detection.nms_iou "."""
-    if not isinstance(given, Mapping):
+    values = given.values if isinstance(given, Overlay) else given
+    if not isinstance(values, Mapping):
         return ()
-    nested = {name: _names_in(value) for name, value in given.items()}
+    nested = {name: _names_in(value) for name, value in values.items()}
     return tuple(name for head, tails in nested.items() for name in ([f"{head}.{t}" for t in tails] or [f"{head} "]))
 
 
@@ -237,4 +268,5 @@ def _built(config: MaskRCNNConfig, state: Mapping[str, Tensor], file: Path) -> M
     }  # how many batches a norm has seen: some families leave it out, and no detection hangs on it
     require_fit(state, wanted, file)
     model.load_state_dict(state)
+    require_finite(model.state_dict(), file)
     return model.eval()

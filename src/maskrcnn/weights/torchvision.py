@@ -1,4 +1,5 @@
-"""Detectors of torchvision: `maskrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn`, their `_v2`, and others on ResNets.
+"""Detectors of torchvision: `maskrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn`, their `_v2`, others on ResNets, and
+`fasterrcnn_mobilenet_v3_large_fpn` and `_320_fpn`.
 
 Names and shapes of the tensors tell what the network is made of. What they do not tell is taken from torchvision's
 builders: sizes and ratios of anchors, resize, thresholds. A detector trained with others wants a config of its own.
@@ -22,7 +23,7 @@ from torch import Tensor
 from maskrcnn.data.classes import Classes
 from maskrcnn.errors import InputError
 from maskrcnn.model.anchors import AnchorConfig
-from maskrcnn.model.backbone import BackboneConfig
+from maskrcnn.model.backbone import STRIDES, BackboneConfig
 from maskrcnn.model.box_head import BoxHeadConfig, DetectionConfig
 from maskrcnn.model.fpn import FPNConfig
 from maskrcnn.model.keypoint_head import COCO_PERSON, KeypointHeadConfig
@@ -32,6 +33,7 @@ from maskrcnn.model.preprocess import PreprocessConfig
 from maskrcnn.model.roi_pooler import RoIPoolerConfig
 from maskrcnn.model.rpn import RPNConfig
 from maskrcnn.structures import KeypointScheme
+from maskrcnn.weights import torchvision_mobilenet as mobilenet
 from maskrcnn.weights.content import Content, Converted, Settings
 from maskrcnn.weights.files import require_fit
 from maskrcnn.weights.tensors import count, norm_after, shape
@@ -58,9 +60,10 @@ _EPS_REASONS = {  # YAML reads 1e-5 as a word, 1.0e-5 as a number
     ("frozen", 1e-5): "torchvision's default; weights fine-tuned from COCO_V1 in one process ran with 0 there: "
     '--config with {"backbone": {"norm_eps": 0.0}}',
 }
+_OF_320 = '{"preprocess": {"shortest": 320, "longest": 640}, "rpn": {"pre_nms_top_n": 150, "post_nms_top_n": 150}}'
 
-# Theirs, ours. {level} counts from 2 where theirs counts from 0. What is optional is missing in files of before 2022,
-# such as the published weights of the first versions.
+# Theirs, ours. {level} is what a level is called, 2 to 5 in a ResNet, where theirs counts from 0. What is optional is
+# missing in files of before 2022, such as the published weights of the first versions.
 _PLACES = (
     (r"(?P<all>backbone\.body\..+)", "{all}"),
     (r"backbone\.fpn\.inner_blocks\.(?P<n>\d)(\.0)?\.(?P<kind>weight|bias)", "fpn.lateral.p{level}.conv.{kind}"),
@@ -107,10 +110,13 @@ def convert(content: Content, settings: Settings | None) -> Converted:
         expected = "fields of maskrcnn's own config, since torchvision has no config files"
         raise InputError("does not fit torchvision's weights", field=settings.origin, expected=expected)
     config, ours = convert_state(content.tensors)
-    eps = _published_eps(content.file) if config.backbone.norm == "frozen" and _has_classes_of_coco(ours) else None
-    if eps is not None:
-        config = replace(config, backbone=replace(config.backbone, norm_eps=eps))
-    return Converted(config, ours, _assumed(config, eps_is_known=eps is not None), "torchvision")
+    may_be_published = config.backbone.norm == "frozen" and _has_classes_of_coco(ours)
+    told = _published(content.file) if may_be_published else {}
+    for part, values in told.items():
+        config = replace(config, **{part: replace(getattr(config, part), **values)})
+    known = {f"{part}.{name}" for part, values in told.items() for name in values}
+    assumed = tuple(line for line in _assumed(config) if line.split(" ")[0] not in known)
+    return Converted(config, ours, assumed, "torchvision")
 
 
 def load_torchvision(
@@ -153,8 +159,8 @@ def convert_state(
             numbers.
         category_ids: K ids. None: 1..K.
         norm_eps: what the backbone's batch norm adds to variances. Tensors do not say it. None: 0 where it is frozen
-            and the classes are COCO's, as torchvision's builders set it for the COCO_V1 weights of the first versions
-            (`overwrite_eps`), and 1e-5 elsewhere.
+            on a ResNet and the classes are COCO's, as torchvision's builders set it for the COCO_V1 weights of the
+            first versions (`overwrite_eps`), and 1e-5 elsewhere.
 
     Errors: `InputError` that names the first tensors which are no such detector's.
     """
@@ -175,13 +181,11 @@ def rename(state: State) -> dict[str, Tensor]:
     """
     if not looks_like(state):
         raise _unknown("no detector of torchvision", list(state))
-    if _MOBILENET in state:
-        problem = "fasterrcnn_mobilenet_v3_large_fpn and its like are not opened"
-        found = "a pyramid of two maps of one stride, the first from inside a stage"
-        raise InputError(problem, field="backbone.body", found=found, expected="a ResNet, one map for each stride")
+    body = mobilenet.timm_names(state) if _MOBILENET in state else {}
+    levels = mobilenet.LEVELS if body else tuple(STRIDES)
     fcs = [match[1] for name in state if (match := re.fullmatch(_FULLY_CONNECTED, name))]
     positions = {number: i for i, number in enumerate(sorted(fcs, key=int))}  # of 6 and 7, or of 5 after convolutions
-    placed = {name: _our_name(name, positions) for name in state}
+    placed = {name: body.get(name) or _our_name(name, levels, positions) for name in state}
     if strange := [name for name, ours in placed.items() if ours is None]:
         raise _unknown("holds tensors that Mask R-CNN has not", strange)
     renamed = {}
@@ -194,38 +198,43 @@ def rename(state: State) -> dict[str, Tensor]:
 
 def _unknown(problem: str, names: Sequence[str]) -> InputError:
     found = f"{len(names)}: {', '.join(names[:4])}"
-    return InputError(problem, field="tensors", found=found, expected="maskrcnn_ or fasterrcnn_resnet..._fpn, or _v2")
+    return InputError(problem, field="tensors", found=found, expected="maskrcnn_ or fasterrcnn_..._fpn, or _v2")
 
 
-def _our_name(name: str, positions: Mapping[str, int]) -> str | None:
+def _our_name(name: str, levels: Sequence[str], positions: Mapping[str, int]) -> str | None:
     for pattern, ours in _PLACES:
         if match := re.fullmatch(pattern, name):
             parts: dict[str, Any] = match.groupdict()
             number = int(parts.get("n") or 0)
             position = positions.get(parts.get("fc") or "")
-            return ours.format(level=number + 2, before=number - 1, half=number // 2, position=position, **parts)
+            level = levels[number][1:] if number < len(levels) else number + 2
+            return ours.format(level=level, before=number - 1, half=number // 2, position=position, **parts)
     return None
 
 
-def _published_eps(file: Path) -> float | None:
-    """What the zoo knows of the norms in a file that torchvision published."""
+def _published(file: Path) -> Mapping[str, Any]:
+    """What the zoo knows of a file that torchvision published and its weights do not tell, in fields of our config."""
     if not file.is_file():
-        return None
+        return {}
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     for entry in zoo().values():
         if entry.framework == "torchvision" and entry.settings and digest.startswith(entry.digest or " "):
-            return float(entry.settings["backbone"]["norm_eps"])
-    return None
+            return entry.settings
+    return {}
 
 
-def _assumed(config: MaskRCNNConfig, *, eps_is_known: bool) -> tuple[str, ...]:
+def _assumed(config: MaskRCNNConfig) -> tuple[str, ...]:
     """What torchvision's builders have and its files do not say."""
     shortest, longest = config.preprocess.shortest, config.preprocess.longest
     lines = [f"preprocess.shortest {shortest}, longest {longest}: torchvision's default"]
     norm, eps = config.backbone.norm, config.backbone.norm_eps
-    if eps is not None and not eps_is_known:
-        lines.append(f"backbone.norm_eps {eps:g}: {_EPS_REASONS[norm, eps]}")
+    is_mobile = config.backbone.name == mobilenet.NAME
+    if is_mobile:
+        lines[0] += f" without 320 in its name; fasterrcnn_mobilenet_v3_large_320_fpn: --config with {_OF_320}"
+    if eps is not None:
+        reason = "torchvision's default" if is_mobile else _EPS_REASONS[norm, eps]
+        lines.append(f"backbone.norm_eps {eps:g}: {reason}")
     lines.append("rpn.anchors of 32 to 512 px, ratios 0.5, 1, 2: torchvision's default")
     lines.append("thresholds (rpn, detection): torchvision's defaults")
     if config.class_names[0] == "1":
@@ -241,8 +250,16 @@ def _assumed(config: MaskRCNNConfig, *, eps_is_known: bool) -> tuple[str, ...]:
 
 
 def _config(state: State, names: tuple[str, ...], ids: tuple[int, ...], norm_eps: float | None) -> MaskRCNNConfig:
-    channels = _rows(state, "fpn.output.p2.conv.weight")
+    channels = _rows(state, "fpn.output.p5.conv.weight")
+    backbone = _backbone(state, norm_eps)
+    num_levels = count(state, r"fpn\.lateral\.\w+\.conv\.weight")
+    if num_levels != len(backbone.levels):
+        found, expected = f"{num_levels} levels", f"{len(backbone.levels)}, or a config"
+        raise InputError("not the usual pyramid", field="backbone.fpn", found=found, expected=expected)
+    is_mobile = backbone.name == mobilenet.NAME
     anchors = AnchorConfig(rounding=True, strides="grid")
+    if is_mobile:
+        anchors = replace(anchors, sizes=(tuple(size for (size,) in anchors.sizes),) * 3)  # all on each level
     if _rows(state, "rpn.objectness.weight") != anchors.per_cell:
         found = f"{_rows(state, 'rpn.objectness.weight')} anchors per cell"
         raise InputError("not the usual anchors", field="rpn", found=found, expected=f"{anchors.per_cell}, or a config")
@@ -250,9 +267,13 @@ def _config(state: State, names: tuple[str, ...], ids: tuple[int, ...], norm_eps
         class_names=names,
         category_ids=ids,
         preprocess=PreprocessConfig(shortest=800, longest=1333, antialias=False, rounding="floor"),
-        backbone=_backbone(state, norm_eps),
-        fpn=FPNConfig(channels=channels, norm=norm_after(state, "fpn.output.p2")),
-        rpn=RPNConfig(anchors=anchors, conv_depth=count(state, r"rpn\.convs\.(\d+)\.weight")),
+        backbone=backbone,
+        fpn=FPNConfig(channels=channels, norm=norm_after(state, "fpn.output.p5")),
+        rpn=RPNConfig(
+            anchors=anchors,
+            conv_depth=count(state, r"rpn\.convs\.(\d+)\.weight"),
+            score_threshold=0.05 if is_mobile else 0.0,
+        ),
         roi_pooler=RoIPoolerConfig(sampling_ratio=2, aligned=False),
         box_head=_box_head(state, channels),
         mask_head=_mask_head(state),
@@ -262,15 +283,23 @@ def _config(state: State, names: tuple[str, ...], ids: tuple[int, ...], norm_eps
 
 
 def _backbone(state: State, norm_eps: float | None) -> BackboneConfig:
+    learns = "backbone.body.bn1.num_batches_tracked" in state  # torchvision's frozen batch norm does not count batches
+    if "backbone.body.conv_stem.weight" in state:
+        network = BackboneConfig(name=mobilenet.NAME, levels=mobilenet.LEVELS, taps=mobilenet.TAPS, norm_eps=1e-5)
+    else:
+        is_published = not learns and _has_classes_of_coco(state)
+        network = BackboneConfig(name=_resnet(state), norm_eps=0.0 if is_published else 1e-5)
+    eps = network.norm_eps if norm_eps is None else norm_eps
+    return replace(network, norm="batch" if learns else "frozen", norm_eps=eps)
+
+
+def _resnet(state: State) -> str:
     blocks = tuple(count(state, rf"backbone\.body\.layer{stage}\.(\d+)\.conv1\.weight") for stage in (1, 2, 3, 4))
     name = _BACKBONES.get((blocks, "backbone.body.layer1.0.conv3.weight" in state))
     if name is None:
         found, expected = f"stages of {blocks} blocks", ", ".join(_BACKBONES.values())
         raise InputError("unknown network", field="backbone.body", found=found, expected=expected)
-    learns = "backbone.body.bn1.num_batches_tracked" in state  # torchvision's frozen batch norm does not count batches
-    if norm_eps is None:
-        norm_eps = 0.0 if not learns and _has_classes_of_coco(state) else 1e-5
-    return BackboneConfig(name=name, norm="batch" if learns else "frozen", norm_eps=norm_eps)
+    return name
 
 
 def _box_head(state: State, channels: int) -> BoxHeadConfig:

@@ -121,7 +121,7 @@ def test_an_object_clicked_in_the_picture_is_followed(
     lost_at = [i for i, at in enumerate(smallest["path"]) if at["state"] == "lost"]
     assert len(lost_at) == 1
     page.get_by_role("tab").nth(lost_at[0]).click()
-    assert smallest["sentence"] in page.get_by_role("tabpanel").inner_text()
+    assert smallest["sentence"] in page.get_by_role("tabpanel").text_content()
 
 
 def test_by_keyboard_alone(opened: Open, with_truth: tuple[str, dict[str, Any]]) -> None:
@@ -209,7 +209,7 @@ def test_detections_that_found_nothing_are_told(opened: Open, with_truth: tuple[
     seen = opened(address + "#stage=result")
     wrong = told["false_positives"]
     assert wrong and seen.page.locator(".picture rect.false").count() == len(wrong)
-    counted = seen.page.get_by_role("region", name="Detections that found nothing").locator("dd").all_inner_texts()
+    counted = seen.page.get_by_role("region", name="False positives").locator("dd").all_inner_texts()
     assert sum(int(count) for count in counted) == len(wrong)
     seen.page.get_by_role("tab").first.click()
     assert seen.page.locator(".picture rect.false").count() == 0

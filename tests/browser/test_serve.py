@@ -37,7 +37,8 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Of a server with the shipped detector. Asks for `browser` so that without one nothing is started."""
     temporary = tmp_path_factory.mktemp("temporary")
     command = [sys.executable, "-m", "maskrcnn", "serve", "--port", "0", "--device", "cpu", "--max-upload-mb", "1"]
-    environment = {**os.environ, "TMPDIR": str(temporary)}
+    own = {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path_factory.mktemp("torch's own"))}
+    environment = {**os.environ, **own}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     line = process.stdout.readline()

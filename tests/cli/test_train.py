@@ -65,6 +65,16 @@ def test_the_presets_are_the_packages() -> None:
     assert plain(get_type_hints(Options)["preset"]) == set(PRESETS)
 
 
+@pytest.mark.parametrize("option", ["--preset", "--optimizer", "--precision", "--loss.mask.binary-target"])
+def test_choices_are_those_of_the_help(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("zzz", "None"):
+        assert train("shapes", "--out", "x", option, word) == 2
+        shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+        expected = shown.partition("Expected one of ")[2].partition(")")[0]
+        assert expected and "None" not in expected
+    assert option != "--preset" or all(name in expected for name in ("nano", "r50-fpn", "keypoint-r50-fpn"))
+
+
 def test_the_help_tells_what_the_recipes_hold() -> None:
     from maskrcnn.training.recipe import RECIPES
 

@@ -67,6 +67,8 @@ def detector(change: Change = plain) -> Predictor:
         for head in model.box_heads:
             head.classes.weight.mul_(60)
             head.deltas.weight.mul_(60)
+        for mask_head in model.mask_heads:
+            mask_head.masks.weight.mul_(1000)
         model.rpn.objectness.weight.mul_(30)
     return Predictor(model, "cpu")
 

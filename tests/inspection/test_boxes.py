@@ -37,14 +37,15 @@ def _greedy(steps: Steps, found: Candidates) -> dict[int, int]:
 
 @pytest.mark.parametrize("change", [plain, centred, by_masks, cascade, boxes_only])
 def test_every_candidate_falls_once_and_nms_is_greedy(change: Change) -> None:
-    steps = inspected(change, proposals=120)
+    steps = inspected(change, proposals=80)
     found, counts = candidate_fates(steps), candidate_fates(steps).counts
-    assert sum(counts.values()) == len(found.scores) == 3 * 120
+    assert sum(counts.values()) == len(found.scores) == 3 * 80
     assert counts[Fall.DETECTION] == len(steps.detections)
     assert torch.equal(found.scores[found.fall == Fall.DETECTION].sort(descending=True).values, steps.detections.scores)
     by_hand = _greedy(steps, found)
     fallen = (found.fall == Fall.SUPPRESSED).nonzero().squeeze(1).tolist()
-    assert len(fallen) > 5 and {row: int(found.suppressor[row]) for row in fallen} == by_hand
+    assert (len(fallen) > 5) == (change is not by_masks)  # whose limit between boxes is 0.9
+    assert {row: int(found.suppressor[row]) for row in fallen} == by_hand
     for row in fallen:
         assert float(found.overlap[row]) > steps.config.detection.nms_iou
     assert (found.suppressor[found.fall != Fall.SUPPRESSED] == -1).all()

@@ -106,7 +106,7 @@ def test_agreement_counts_pixels() -> None:
     assert found.pixels == ((inside & truth).sum(), (inside & ~truth).sum(), (~inside & truth).sum())
     half = agreement(steps, 0.5, least=0.3)
     assert half is not None and half.found.shape == (48, 64)
-    assert half.found.sum() * 4 == pytest.approx(inside.sum(), rel=0.1)
+    assert half.truth is not None and half.truth.sum() * 4 == pytest.approx(truth.sum(), rel=0.1)
     assert agreement(inspected(boxes_only), 1.0) is None
 
 

@@ -70,7 +70,8 @@ class Running:
 
 def start(temporary: Path, *words: str) -> Running:
     temporary.mkdir()
-    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"}
+    own = {"TMPDIR": str(temporary), "TORCHINDUCTOR_CACHE_DIR": str(temporary.with_name("torch's own"))}
+    environment = {**os.environ, **own, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "maskrcnn", "serve", "--port", "0", "--device", "cpu", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None

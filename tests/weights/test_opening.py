@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,11 @@ def test_a_config_that_does_not_fit(ours: Path, config: Any, message: str) -> No
         ("class_names: [a, a]", r"MaskRCNNConfig\.class_names: impossible value; .*expected each only once"),
         ("detectoin: {nms_iou: 0.5}", r"does not fit maskrcnn's weights; found detectoin; expected .*detection"),
         ("[" * 10**4, r"not YAML; found .*recursion"),
+        ("rpn: &a [*a]", "too large for a config"),
+        (
+            "rpn: [&a [1, 1], " + ", ".join(f"&{b} [*{a}, *{a}]" for a, b in pairwise("abcdefghijklmnopqr")) + "]",
+            "too large",
+        ),
     ],
 )
 def test_a_config_file_is_named(ours: Path, tmp_path: Path, text: str, message: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from tyro.conf import Positional, arg
+from tyro.constructors import PrimitiveConstructorSpec
 
 from maskrcnn.cli.options import CommandOptions, WrongUse
 
@@ -14,6 +15,18 @@ from maskrcnn.cli.options import CommandOptions, WrongUse
 def presets_own(metavar: str) -> Any:
     """An option that is None where it is left out, and then the preset's own."""
     return arg(metavar=metavar, help_behavior_hint="(default: the preset's own)")
+
+
+def one_of(*words: str) -> Any:
+    """The words that an option takes; without this, tyro counts None as one of them where it may be left out."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{" + ",".join(words) + "}",
+        instance_from_str=lambda args: args[0],
+        is_instance=lambda value: value is None or value in words,
+        str_from_instance=lambda value: [str(value)],
+        choices=words,
+    )
 
 
 # Names and types of what follows are those of `training.recipe`, which is not imported, since it loads torch; a test
@@ -24,7 +37,7 @@ Numbers = Annotated[tuple[float, ...] | None, presets_own("FLOAT FLOAT ...")]
 Preset = Literal[  # as in model/presets.py
     "nano", "r50-fpn", "r101-fpn", "r50-c4", "r50-dc5", "cascade-r50-fpn", "keypoint-r50-fpn"
 ]
-Flag = Annotated[Literal["true", "false"] | None, presets_own("{true,false}")]
+Flag = Annotated[Literal["true", "false"] | None, one_of("true", "false"), presets_own("{true,false}")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +52,7 @@ class StartOptions(CommandOptions):
 
     preset: Annotated[
         Preset | None,
+        one_of(*get_args(Preset)),
         arg(
             metavar="{" + ",".join(get_args(Preset)) + "}",
             help_behavior_hint="(default: nano, or what --weights were trained with)",
@@ -212,7 +226,9 @@ class KeypointLossOptions:
     weight: Number = None
     """Weight in the total."""
 
-    normalise: Annotated[Literal["visible", "possible"] | None, presets_own("{visible,possible}")] = None
+    normalise: Annotated[
+        Literal["visible", "possible"] | None, one_of("visible", "possible"), presets_own("{visible,possible}")
+    ] = None
     """Divide by the keypoints that are learned from, or by as many as there could be."""
 
 
@@ -252,7 +268,7 @@ class RecipeOptions:
     accumulate: Whole = None
     """Parts that a batch is computed in, for small memory."""
 
-    optimizer: Annotated[Literal["sgd", "adamw"] | None, presets_own("{sgd,adamw}")] = None
+    optimizer: Annotated[Literal["sgd", "adamw"] | None, one_of("sgd", "adamw"), presets_own("{sgd,adamw}")] = None
     """SGD with momentum, or AdamW."""
 
     learning_rate: Number = None
@@ -267,10 +283,12 @@ class RecipeOptions:
     weight_decay: Number = None
     """Per step and unit of learning rate; not on norms and biases."""
 
-    schedule: Annotated[Literal["cosine", "step"] | None, presets_own("{cosine,step}")] = None
+    schedule: Annotated[Literal["cosine", "step"] | None, one_of("cosine", "step"), presets_own("{cosine,step}")] = None
     """How the learning rate falls: along half a cosine, or to a tenth at each of --milestones."""
 
-    schedule_unit: Annotated[Literal["part", "epochs", "steps"] | None, presets_own("{part,epochs,steps}")] = None
+    schedule_unit: Annotated[
+        Literal["part", "epochs", "steps"] | None, one_of("part", "epochs", "steps"), presets_own("{part,epochs,steps}")
+    ] = None
     """What --warmup and --milestones are counted in; part: of the run, 0 to 1."""
 
     warmup: Number = None
@@ -282,7 +300,9 @@ class RecipeOptions:
     clip_norm: Number = None
     """Longest gradient; longer ones are shortened to it."""
 
-    precision: Annotated[Literal["auto", "float32", "bf16"] | None, presets_own("{auto,float32,bf16}")] = None
+    precision: Annotated[
+        Literal["auto", "float32", "bf16"] | None, one_of("auto", "float32", "bf16"), presets_own("{auto,float32,bf16}")
+    ] = None
     """Of the forward pass; auto: what is faster on this machine."""
 
     ema: Number = None

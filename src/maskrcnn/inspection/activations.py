@@ -9,7 +9,7 @@ The alarms, the first that holds:
     "noise"             neighbouring cells are no more alike than cells far apart, as when a wrong reshape has mixed up
                         cells, or the picture itself is noise. Measured as the correlation of a cell with the next one,
                         the mean over channels that vary, along the rows or down the columns, whichever is larger. White
-                        noise has 0; the sparsest map of the bundled detectors on their demo pictures 0.12, most 0.3 to
+                        noise has 0; the sparsest map of the bundled detector on the demo pictures 0.12, most 0.3 to
                         0.9. It does not tell an untrained network: random weights keep the smoothness of the picture.
 """
 

@@ -37,6 +37,7 @@ HEIGHT = 1000  # px of a picture on it, at most
 TEXT = 26  # px
 LINE = 3  # px
 _ENLARGED = 40  # times, at most
+_LEAST = (400, 160)  # px, width and height of a picture on a page
 _SHRUNK = 2 * WIDTH  # px, the longer side of the copy that pages of the whole picture are made of
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -135,9 +136,12 @@ class Canvas:
 
         sharp: pixels are squares of one colour, and may be enlarged without limit.
         """
-        self.window = window or view.window
-        x1, y1, x2, y2 = self.window
+        x1, y1, x2, y2 = window or view.window
         self.scale = min(width / max(x2 - x1, 1e-6), height / max(y2 - y1, 1e-6), width if sharp else _ENLARGED)
+        # a sliver gets a border, so that there is room for words
+        across = max(0.0, (min(width, _LEAST[0]) / self.scale - (x2 - x1)) / 2)
+        down = max(0.0, (min(height, _LEAST[1]) / self.scale - (y2 - y1)) / 2)
+        self.window = x1, y1, x2, y2 = x1 - across, y1 - down, x2 + across, y2 + down
         size = max(1, round((x2 - x1) * self.scale)), max(1, round((y2 - y1) * self.scale))
         self.image = Image.new("RGB", size, (44, 46, 52) if dim else PAPER)
         part, corner = view.part(self.window, self.scale, sharp)

@@ -76,7 +76,7 @@ def activation_figure(
         first = f" for the first of {shown.shape[0]}" if shown.shape[0] > 1 else ""
         caption = (
             f"The {len(maps)} of {shown.channels} channels that vary most{first}, strongest first; above each its "
-            "number and range. Dark is its lowest value, bright its highest."
+            "number and range. Dark is low, bright is high, each on a scale of its own."
         )
     return Figure(
         name=name or shown.name,
@@ -133,7 +133,7 @@ def _overview(levels: list[Level]) -> Figure:
     shown = [level.activation for level in levels]
     pyramid = " (c), and those of the pyramid (p)" if any(level.name.startswith("p") for level in levels) else ""
     caption = (
-        f"The maps that the backbone makes of the picture{pyramid}, all channels added up: dark where a map is quiet, "
+        f"The maps that the backbone makes of the picture{pyramid}, all channels together: dark where a map is quiet, "
         "bright where it answers. The finer, the more it shows of edges; the coarser, the more of what they belong to."
     )
     return Figure(

@@ -213,7 +213,7 @@ def _rival_evidence(lines: Lines, i: int, roi: int, label: int) -> dict[str, Evi
     row = roi * lines.steps.config.num_classes + label - 1
     scores, labels = array(rivals.scores[0]), array(rivals.labels[0])
     meets = array(rivals.kept[0]) & ((labels == label) | config.class_agnostic_nms)
-    by = _suppressor(row, array(rivals.boxes[0]).astype(np.float64), scores, meets, config.nms_iou)
+    by = _suppressor(row, array(rivals.boxes[0]), scores, meets, config.nms_iou)
     return {
         "rival": by.row,
         "rival_name": lines.steps.config.class_names[int(labels[by.row]) - 1],
@@ -235,7 +235,7 @@ def _suppressor(row: int, boxes: np.ndarray, scores: np.ndarray, meets: np.ndarr
     others = np.flatnonzero(
         meets & ((scores > scores[row]) | ((scores == scores[row]) & (np.arange(len(scores)) < row)))
     )
-    overlap = iou_with(boxes[row], boxes[others])
+    overlap = iou_with(boxes[row].astype(np.float64), boxes[others].astype(np.float64))
     near = overlap > limit
     if not near.any():  # a hair's breadth apart from the float32 of NMS itself
         near = overlap == overlap.max()
@@ -328,7 +328,7 @@ def _at_proposals(lines: Lines, i: int) -> Death | None:
         }
         return Death("proposals", "candidate", row, common | place)
     meets = lines.candidate_kept & (lines.candidate_group == lines.candidate_group[row])
-    raw = array(lines.steps.proposal_candidates.boxes[0]).astype(np.float64)
+    raw = array(lines.steps.proposal_candidates.boxes[0])
     by = _suppressor(row, raw, logits, meets, config.nms_iou)
     rival: dict[str, Evidence] = {
         "rival": by.row,

@@ -168,7 +168,9 @@ class Lines:
 
     def is_own(self, i: int, boxes: np.ndarray) -> np.ndarray:
         """(n,) bool: boxes (n, 4) that cover no object of the class more than object i."""
-        mates = [g for g in self.objects.tolist() if self.labels[g] == self.labels[i]]
+        hull = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+        near = self.objects[iou_with(hull, self.gt[self.objects]) > 0].tolist()
+        mates = [g for g in near if self.labels[g] == self.labels[i]]
         best = np.max([iou_with(self.gt[g], boxes) for g in mates], axis=0)
         own: np.ndarray = iou_with(self.gt[i], boxes) >= best
         return own

@@ -99,7 +99,7 @@ _TEXTS = {  # stage -> title, what happens there, where in the package
         "For each detection a small map of probabilities is made, resized into its box and cut at the threshold.",
         "model/mask_head.py",
     ),
-    "result": ("Result", "What `predict` answers, best first, in the picture as it was given.", "predictor.py"),
+    "result": ("Result", "What the detector answers, best first, in the picture as it was given.", "predictor.py"),
 }
 
 

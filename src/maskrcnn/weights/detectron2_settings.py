@@ -8,6 +8,7 @@ the first.
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from maskrcnn.weights import facts as common
 T = TypeVar("T")
 
 ZOO = "as in Detectron2's zoo"  # why a value was assumed: its networks of this layout have it
+
+MAX_VALUES = 100_000  # in one file; a config has some hundreds
 
 _BASE = "_BASE_"  # names the file or files that a config builds on
 
@@ -128,7 +131,20 @@ def _parse(path: Path) -> dict[str, Any]:
         raise InputError("not YAML", file=path, found=str(error)) from error
     if not isinstance(values, dict):
         raise InputError("not a config", file=path, found=type(values).__name__, expected="sections with values")
+    if _count(values, {}) > MAX_VALUES:
+        raise InputError("too large for a config", file=path, expected=f"{MAX_VALUES} values at most")
     return values
+
+
+def _count(value: object, known: dict[int, float]) -> float:
+    """How many values there are, those that YAML names again counted wherever they appear; infinite in a circle."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
 
 
 @dataclass

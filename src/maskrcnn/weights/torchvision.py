@@ -1,5 +1,4 @@
-"""Detectors of torchvision: `maskrcnn_resnet50_fpn`, `fasterrcnn_resnet50_fpn`, their `_v2`, others on ResNets, and
-`fasterrcnn_mobilenet_v3_large_fpn` and `_320_fpn`.
+"""Detectors of torchvision: Mask, Faster and Keypoint R-CNN with FPN, both versions, on ResNets and MobileNetV3 large.
 
 Names and shapes of the tensors tell what the network is made of. What they do not tell is taken from torchvision's
 builders: sizes and ratios of anchors, resize, thresholds. A detector trained with others wants a config of its own.

@@ -252,7 +252,7 @@ function mount(trace, pictures, root) {
       const here = (each) => (pathAt(each, state.stage) || { state: "here" }).state === "here";
       if (shown.some(here)) entries.push(["found", `still here (${number(shown.filter(here).length)})`]);
       if (!shown.every(here)) entries.push(["lost", `lost here or before (${number(shown.filter((each) => !here(each)).length)})`]);
-      if (falsePositives().length) entries.push(["false", `detections that found nothing (${number(falsePositives().length)})`]);
+      if (falsePositives().length) entries.push(["false", `false positives (${number(falsePositives().length)})`]);
     }
     return entries.map(([kind, text]) => element("li", {},
       shape("svg", { class: "overlay", viewBox: "0 0 30 18", "aria-hidden": "true" }, shape("path", { class: `line ${kind}`, d: "M4 9H26" })), text));
@@ -364,8 +364,8 @@ function mount(trace, pictures, root) {
   function mistakes() {
     if (!falsePositives().length) return "";
     const kinds = Object.entries(KINDS).map(([kind, words]) => [words, falsePositives().filter((each) => each.kind === kind).length]);
-    return element("section", { class: "standing", "aria-label": "Detections that found nothing" },
-      element("h3", {}, plural(falsePositives().length, "detection"), " found nothing"),
+    return element("section", { class: "standing", "aria-label": "False positives" },
+      element("h3", {}, plural(falsePositives().length, "false positive")),
       element("dl", {}, kinds.filter(([, count]) => count).map(([words, count]) => element("div", {}, element("dt", {}, words), element("dd", {}, number(count))))));
   }
 

@@ -44,7 +44,7 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     line = process.stdout.readline()
     yield line.split()[0]
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (0, "", "stopped\n")
     assert os.listdir(temporary) == []
 

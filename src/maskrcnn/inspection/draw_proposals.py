@@ -14,6 +14,7 @@ from maskrcnn.inspection.canvas import (
     PAPER,
     SKY,
     WIDTH,
+    YELLOW,
     Canvas,
     Key,
     View,
@@ -120,14 +121,14 @@ def _covered(steps: Steps, view: View, covered: Recall) -> Figure:
     few = (covered.needed > 0) & (covered.needed <= 100)
     many = covered.needed > 100
     canvas = Canvas(view)
-    colours = [SKY if a else ORANGE if b else BAD for a, b in zip(few.tolist(), many.tolist(), strict=True)]
+    colours = [SKY if a else YELLOW if b else BAD for a, b in zip(few.tolist(), many.tolist(), strict=True)]
     canvas.boxes(truth, colours, line=4)
     if not len(truth):
         canvas.notice("the ground truth has no object here")
     lost = len(truth) - int(few.sum()) - int(many.sum())
     keys = (
         Key("solid", SKY, f"by the first 100: {int(few.sum()):,}"),
-        Key("solid", ORANGE, f"by later ones: {int(many.sum()):,}"),
+        Key("solid", YELLOW, f"by later ones: {int(many.sum()):,}"),
         Key("solid", BAD, f"by none: {lost:,}"),
     )
     return Figure(

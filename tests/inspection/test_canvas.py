@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -59,23 +57,44 @@ def test_the_first_box_is_on_top_and_each_has_its_colour() -> None:
 
 
 @pytest.mark.parametrize(
-    "box",
+    ("box", "dashes"),
     [
-        [-1e9, -1e9, 1e9, 1e9],
-        [float("nan"), 0.0, 1.0, 1.0],
-        [float("inf"), 0.0, float("inf"), 1.0],
-        [30.0, 30.0, 30.0, 30.0],
-        [40.0, 40.0, 20.0, 20.0],
-        [500.0, 500.0, 900.0, 900.0],
+        ([-1e9, -1e9, 1e9, 1e9], 4 * 286),  # a dash every 14 px of 2000 px on either side, however large it is
+        ([float("nan"), 0.0, 1.0, 1.0], 0),
+        ([float("inf"), 0.0, float("inf"), 1.0], 0),
+        ([30.0, 30.0, 30.0, 30.0], 2),  # a point: its edges fall together
+        ([40.0, 40.0, 20.0, 20.0], 2),
+        ([500.0, 500.0, 900.0, 900.0], 0),
     ],
 )
-def test_boxes_of_any_kind_are_drawn_or_left_out(box: list[float]) -> None:
+def test_boxes_of_any_kind_are_drawn_or_left_out(
+    box: list[float], dashes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     canvas = Canvas(_black(100, 100))
-    begun = time.process_time()
+    drawn: list[tuple[int, ...]] = []
+
+    def rectangle(place: tuple[int, ...], **_: object) -> None:
+        drawn.append(place)
+        assert len(drawn) <= 2000, "dashes far outside of the page"
+
+    monkeypatch.setattr(canvas.pen, "rectangle", rectangle)
     canvas.boxes(torch.tensor([box]), GOOD)
+    assert len(drawn) == (dashes > 0)
+    drawn.clear()
     canvas.boxes(torch.tensor([box]), GOOD, dotted=True)
-    assert time.process_time() - begun < 0.5
-    assert canvas.array().shape == (1000, 1000, 3)
+    assert len(drawn) == dashes
+
+
+def test_names_do_not_cover_one_another() -> None:
+    canvas = Canvas(_black(100, 100), dim=False)
+    for shift in range(4):
+        canvas.label((30.0 + shift, 30.0, 60.0, 60.0), "a name", GOOD)
+    pages = np.zeros((1000, 1000), int)
+    for x, y, width, height in canvas.names:
+        pages[y : y + height, x : x + width] += 1
+    assert len(canvas.names) == 4 and pages.max() == 1
+    canvas.label((-50.0, -50.0, -40.0, -40.0), "outside", BAD)
+    assert min(canvas.names[-1][:2]) >= 0
 
 
 def test_a_window_shows_its_part_of_the_picture_in_place() -> None:

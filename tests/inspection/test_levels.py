@@ -26,6 +26,8 @@ METHODS = (
     RoIPoolerConfig(method="warp"),
     RoIPoolerConfig(method="pool"),
     RoIPoolerConfig(method="crop"),
+    RoIPoolerConfig(extent=-1.0),
+    RoIPoolerConfig(method="pool", extent=-1.0),
 )
 
 
@@ -67,7 +69,7 @@ def _with_pooler(steps: Steps, config: RoIPoolerConfig) -> Steps:
     return replace(steps, model=model, config=replace(steps.config, roi_pooler=config))
 
 
-@pytest.mark.parametrize("config", METHODS, ids=lambda c: f"{c.method}-{c.sampling_ratio}-{c.aligned}")
+@pytest.mark.parametrize("config", METHODS, ids=lambda c: f"{c.method}-{c.sampling_ratio}-{c.aligned}-{c.extent:g}")
 def test_the_points_are_those_that_the_pooler_reads(config: RoIPoolerConfig) -> None:
     steps = _with_pooler(inspected(), config)
     generator = torch.Generator().manual_seed(2)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from maskrcnn.ops import contrast
 from maskrcnn.ops.contrast import stretch
 
 
@@ -57,3 +61,24 @@ def test_a_few_hot_pixels_do_not_count() -> None:
 def test_channels_share_one_stretch() -> None:
     picture = torch.tensor([[[20, 30]], [[10, 15]], [[10, 60]]], dtype=torch.uint8)
     assert stretch(picture, 0.0).flatten().tolist() == [51, 102, 0, 26, 0, 255]
+
+
+def test_a_huge_picture_is_never_held_in_wide_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = torch.randint(3, 40, (3, 100, 101), dtype=torch.uint8)
+    whole = stretch(picture, 0.01)
+    monkeypatch.setattr(contrast, "_AT_ONCE", 3000)
+    with LargestWide() as seen:
+        assert torch.equal(stretch(picture, 0.01), whole)
+    assert seen.numel == 3000
+
+
+class LargestWide(TorchDispatchMode):
+    """The most int64 numbers that one operation puts out."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.dtype == torch.int64:
+            self.numel = max(self.numel, result.numel())
+        return result

@@ -191,7 +191,7 @@ def test_a_tensor_short_is_no_detector() -> None:
     del tensors["backbone.fpn_output3.bias"]
     tensors["roi_heads.mask_head.deconv.weight"] = torch.zeros(256, 128, 2, 2)
     with pytest.raises(
-        InputError, match=r"\(2\): fpn.output.p3.conv.bias: is missing.*mask_head.deconv.weight: does not fit"
+        InputError, match=r"\(2\): weights: fpn.output.p3.conv.bias: is missing.*mask_head.deconv.weight: does not fit"
     ):
         open_content(Content(tensors))
 

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from maskrcnn.inspection.probe import Steps
-from maskrcnn.losses.matcher import BACKGROUND, FOREGROUND, IGNORE
+from maskrcnn.losses.matcher import BACKGROUND, CROWD_OVERLAP, FOREGROUND, IGNORE
 from maskrcnn.losses.rpn_loss import RPNLossConfig
 from maskrcnn.ops.boxes import intersection_over_first, iou
-
-_CROWD_OVERLAP = 0.7  # of an anchor in a crowd region, from which on it is ignored; as `losses.matcher.match`
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def match_anchors(steps: Steps, config: RPNLossConfig | None = None) -> tuple[Ma
     kind[best < config.background_iou] = BACKGROUND
     kind[(best >= config.foreground_iou) | rescued] = FOREGROUND
     for crowd in boxes[is_crowd]:
-        inside = intersection_over_first(everything, crowd[None])[:, 0] >= _CROWD_OVERLAP
+        inside = intersection_over_first(everything, crowd[None])[:, 0] >= CROWD_OVERLAP
         kind[inside & (kind == BACKGROUND)] = IGNORE
     rescued &= best < config.foreground_iou
     matches = MatchedAnchors(kind, best, matched, rescued, config.foreground_iou, config.background_iou)

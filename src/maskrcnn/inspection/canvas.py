@@ -80,6 +80,14 @@ class View:
         levels = [round(min(max(16 + factor * (v - self.dark), 8), 165)) for v in range(256)]
         return Image.blend(grey, part, 0.35).point(levels * 3)
 
+    def brightened(self, part: Image.Image) -> Image.Image:
+        """As it is where it is not faint, else with its contrast stretched."""
+        if self.bright - self.dark > 100:
+            return part
+        factor = 220 / max(self.bright - self.dark, 20.0)
+        levels = [round(min(max(10 + factor * (v - self.dark), 0), 255)) for v in range(256)]
+        return part.point(levels * 3)
+
     @property
     def size(self) -> Size:
         """(height, width), original frame."""
@@ -131,10 +139,12 @@ class Canvas:
         height: int = HEIGHT,
         dim: bool = True,
         sharp: bool = False,
+        bright: bool = False,
     ) -> None:
         """width, height: the most that the page has room for. dim: darker and greyer, so that lines stand out.
 
-        sharp: pixels are squares of one colour, and may be enlarged without limit.
+        bright: a faint picture brighter, so that something is seen. sharp: pixels are squares of one colour, and may
+        be enlarged without limit.
         """
         x1, y1, x2, y2 = window or view.window
         self.scale = min(width / max(x2 - x1, 1e-6), height / max(y2 - y1, 1e-6), width if sharp else _ENLARGED)
@@ -146,8 +156,9 @@ class Canvas:
         self.image = Image.new("RGB", size, (44, 46, 52) if dim else PAPER)
         part, corner = view.part(self.window, self.scale, sharp)
         if part.width:
-            self.image.paste(view.dimmed(part) if dim else part, corner)
+            self.image.paste(view.dimmed(part) if dim else view.brightened(part) if bright else part, corner)
         self.pen = ImageDraw.Draw(self.image)
+        self.names: list[tuple[int, int, int, int]] = []  # left, top, width and height of those written
 
     def array(self) -> np.ndarray:
         return np.array(self.image)
@@ -191,13 +202,19 @@ class Canvas:
                 self.pen.rectangle((x, y, x + line - 1, min(y + dash - 1, y2)), fill=colour)
 
     def label(self, box: Sequence[float], text: str, colour: Colour, *, size: int = TEXT) -> None:
-        """A name on a patch of colour, above the box or, where there is no room, inside it."""
+        """A name on a patch of colour: above the box, below it or inside it, wherever it covers no earlier name."""
         font, pad = font_of(size), max(2, size // 6)
         left, top, right, bottom = self.pen.textbbox((0, 0), text, font=font)
         width, height = int(right - left) + 2 * pad, int(bottom - top) + 2 * pad
-        x, y = (round(v) for v in self.on_page(box[0], box[1]))
-        x = max(0, min(x, self.image.width - width))
-        y = y - height if y >= height else max(0, min(y, self.image.height - height))
+        (x1, y1), (x2, y2) = self.on_page(*box[:2]), self.on_page(*box[2:])
+        corners = [(x1, y1 - height), (x1, y2), (x1, y1), (x2 - width, y1 - height), (x2 - width, y2), (x2, y1)]
+        inside = [
+            (max(0, min(round(x), self.image.width - width)), max(0, min(round(y), self.image.height - height)))
+            for x, y in corners
+        ]
+        free = (place for place in inside if not any(_overlap((*place, width, height), other) for other in self.names))
+        x, y = next(free, inside[0])
+        self.names.append((x, y, width, height))
         self.pen.rectangle((x, y, x + width - 1, y + height - 1), fill=colour)
         self.pen.text((x + pad - left, y + pad - top), text, fill=ink_on(colour), font=font)
 
@@ -381,6 +398,11 @@ def wrapped(text: str, font: Font, width: float) -> list[str]:
         else:
             lines[-1] = longer
     return lines
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Whether two patches (left, top, width, height) have a pixel in common."""
+    return a[0] < b[0] + b[2] and b[0] < a[0] + a[2] and a[1] < b[1] + b[3] and b[1] < a[1] + a[3]
 
 
 def _swatch(pen: ImageDraw.ImageDraw, key: Key, x: int, middle: int, width: int) -> None:

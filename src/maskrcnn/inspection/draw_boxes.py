@@ -94,7 +94,7 @@ def _scores(view: View, scores: ClassScores, total: int) -> Figure:
 def _score_row(view: View, box: list[float], scores: ClassScores, i: int) -> np.ndarray:
     height = 168
     sheet = Image.new("RGB", (WIDTH, height), PAPER)
-    crop = Canvas(view, _square(box), width=height - 12, height=height - 12, dim=False)
+    crop = Canvas(view, _square(box), width=height - 12, height=height - 12, dim=False, bright=True)
     crop.boxes(scores.boxes[i : i + 1], SKY)
     sheet.paste(crop.image, (6, 6))
     pen, left, names, row = ImageDraw.Draw(sheet), height + 14, 250, 50

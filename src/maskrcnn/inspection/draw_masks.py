@@ -89,7 +89,7 @@ def _numbers(each: MaskSteps) -> tuple[Number, ...]:
 def _way_of(view: View, each: MaskSteps, threshold: float) -> np.ndarray:
     """One row: the picture, M x M, resized, thresholded, pasted."""
     window = _around(each.box.tolist(), 1.35)
-    crop = Canvas(view, window, width=_SIDE, height=_SIDE, dim=False)
+    crop = Canvas(view, window, width=_SIDE, height=_SIDE, dim=False, bright=True)
     crop.boxes(each.box[None], SKY, line=2)
     pasted = Canvas(view, window, width=_SIDE, height=_SIDE)
     size = (pasted.image.width, pasted.image.height)
@@ -114,7 +114,8 @@ def _laid_over(base: np.ndarray, colours: np.ndarray, opacity: float) -> np.ndar
 
 def _coloured(each: MaskSteps, window: Window, size: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) uint8: mask and truth in their colours where the window shows them, black elsewhere."""
-    truth = each.truth if each.truth is not None else each.inside
+    unknown = np.zeros_like(each.inside) if each.iou is not None else each.inside  # no object there; no ground truth
+    truth = unknown if each.truth is None else each.truth
     colours = np.zeros((*each.inside.shape, 3), dtype=np.uint8)
     colours[each.inside & truth], colours[each.inside & ~truth], colours[~each.inside & truth] = SKY, BAD, YELLOW
     scale = size[0] / (window[2] - window[0])
@@ -138,7 +139,7 @@ def _classes(steps: Steps, view: View, some: list[MaskSteps]) -> Figure:
         means = each.classes.flatten(1).mean(dim=1)
         order = [each.label - 1, *(k for k in means.argsort(descending=True).tolist() if k != each.label - 1)]
         columns = min(WIDTH // (_SIDE + 8), CLASSES) - 1
-        crop = Canvas(view, _around(each.box.tolist(), 1.35), width=_SIDE, height=_SIDE, dim=False)
+        crop = Canvas(view, _around(each.box.tolist(), 1.35), width=_SIDE, height=_SIDE, dim=False, bright=True)
         crop.boxes(each.box[None], SKY, line=2)
         parts = [(f"{each.name} {each.score:.2f}", crop.array())]
         for k in order[:columns]:

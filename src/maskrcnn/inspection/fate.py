@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 Evidence = float | int | str | list[float] | list[list[str | float]] | None
 
@@ -113,9 +114,8 @@ def _proposals(e: Mapping[str, Evidence]) -> str:
 def _class(e: Mapping[str, Evidence]) -> str:
     if e["score"] is None:
         return "the detector has no such class"
-    top = e["top"]
-    assert isinstance(top, Sequence)
-    called = ", ".join(f"{name} {_two(score)}" for name, score in top)  # type: ignore[misc,str-unpack]
+    top = cast("list[tuple[str, float]]", e["top"])
+    called = ", ".join(f"{name} {_two(score)}" for name, score in top)
     return f"called {called}; its own class has {_two(e['score'])}, needed above {_two(e['score_threshold'])}"
 
 

@@ -36,9 +36,12 @@ TOP = 3  # classes that are told of a box which was called something else
 
 @dataclass(frozen=True, eq=False)
 class Death:
-    """Where the line that went furthest ended. row: of the stage that `stage` names, a key of `Fate.path`."""
+    """Where the line that went furthest ended.
 
-    gate: str
+    gate: None where the object was found. row: of the stage that `stage` names, a key of `Fate.path`.
+    """
+
+    gate: str | None
     stage: str
     row: int | None
     evidence: Mapping[str, Evidence]
@@ -60,20 +63,20 @@ def fates_of(steps: Steps, found: Matched) -> tuple[Fate, ...]:
     boxes = target.gt_boxes.tolist()
     names = dict(enumerate(steps.config.class_names, start=1))
     result = []
-    for i in np.flatnonzero(~target.is_crowd.cpu().numpy()).tolist():
+    for i in lines.objects.tolist():
         detection = int(found.detection[i])
         if detection >= 0:
             evidence: Mapping[str, Evidence] = {
                 "iou": float(found.iou_with(i)[detection]),
                 "score": float(steps.detections.scores[detection]),
             }
-            end = Death("", "detection", detection, evidence)
+            end = Death(None, "detection", detection, evidence)
         else:
             end = next(death for look in _BACKWARDS if (death := look(lines, i)) is not None)
         result.append(
             Fate(
                 index=i,
-                gate=end.gate or None,
+                gate=end.gate,
                 name=names.get(lines.labels[i], "a class that the detector does not have"),
                 box=tuple(boxes[i]),
                 detection=detection if detection >= 0 else None,
@@ -243,10 +246,6 @@ def _suppressor(row: int, boxes: np.ndarray, scores: np.ndarray, meets: np.ndarr
     return _Suppressor(int(others[first]), float(overlap[first]))
 
 
-def _at_nms_any(lines: Lines, i: int) -> Death | None:
-    return _at_nms(lines, i)
-
-
 def _at_head(lines: Lines, i: int) -> Death | None:
     """class, box, threshold: what the head made of RoIs."""
     label, config = lines.labels[i], lines.steps.config
@@ -412,7 +411,7 @@ def _nearest_sizes(steps: Steps, size: list[float]) -> list[float]:
 
 _BACKWARDS: tuple[Callable[[Lines, int], Death | None], ...] = (
     _at_detections,
-    _at_nms_any,
+    _at_nms,
     _at_head,
     _at_proposals,
     _at_anchors,

@@ -104,10 +104,10 @@ def roi_samples(steps: Steps, row: int) -> Samples:
         parts = (box / (_padded(box, steps) - extra(pooler.corners))).cpu()
         x, y = _nodes(parts[[0, 2]], extent_x, pooler.side), _nodes(parts[[1, 3]], extent_y, pooler.side)
     elif pooler.config.method == "pool":
-        cells = to_whole(on_edges(box[None], pooler.corners)[0].cpu() / stride)
+        cells = to_whole(pooler.as_read(box[None])[0].cpu() / stride)
         x, y = _whole_cells(cells[[0, 2]], extent_x, pooler.side), _whole_cells(cells[[1, 3]], extent_y, pooler.side)
     else:
-        x, y = _points(on_edges(box[None], pooler.corners).cpu(), stride, (extent_x, extent_y), pooler)
+        x, y = _points(pooler.as_read(box[None]).cpu(), stride, (extent_x, extent_y), pooler)
     original = steps.in_original(box).cpu()
     return Samples(row, original, name, stride, pooler.config.method, x[0], y[0], x[1], y[1], x[2], y[2])
 

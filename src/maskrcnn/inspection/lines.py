@@ -6,7 +6,7 @@ boxes: (x1, y1, x2, y2), float64 px, padded frame, corners on edges
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -24,20 +24,29 @@ class Lines:
 
     steps: Steps
     found: Matched
-    labels: list[int] = field(init=False)
-    gt: np.ndarray = field(init=False)  # (G, 4)
-    objects: np.ndarray = field(init=False)  # those that are no crowd
-
-    def __post_init__(self) -> None:
-        target = truth_of(self.steps)
-        gt_boxes = self.steps.in_padded(target.gt_boxes.to(self.steps.window.device))
-        object.__setattr__(self, "labels", target.gt_labels.tolist())
-        object.__setattr__(self, "gt", on_cpu_edges(self.steps, gt_boxes))
-        object.__setattr__(self, "objects", np.flatnonzero(~target.is_crowd.cpu().numpy()))
 
     @property
     def iou(self) -> float:
         return self.found.iou_threshold
+
+    # --- ground truth ---
+
+    @cached_property
+    def labels(self) -> list[int]:
+        """(G,)"""
+        labels: list[int] = truth_of(self.steps).gt_labels.tolist()
+        return labels
+
+    @cached_property
+    def gt(self) -> np.ndarray:
+        """(G, 4)"""
+        gt_boxes = truth_of(self.steps).gt_boxes.to(self.steps.window.device)
+        return on_cpu_edges(self.steps, self.steps.in_padded(gt_boxes))
+
+    @cached_property
+    def objects(self) -> np.ndarray:
+        """Rows of the target that are no crowd region."""
+        return np.flatnonzero(~array(truth_of(self.steps).is_crowd))
 
     @cached_property
     def search(self) -> AnchorSearch:

@@ -28,7 +28,8 @@ from PIL import Image
 from maskrcnn.inspection.fate import Fate
 from maskrcnn.inspection.figure import Figure
 from maskrcnn.inspection.probe import Steps
-from maskrcnn.inspection.trace import Plain, plain, trace
+from maskrcnn.inspection.stages import Plain, plain
+from maskrcnn.inspection.trace import trace
 
 MOST_BYTES = 9_500_000  # of the file: what a mail or a chat still takes is 10 MB
 WIDEST = 1600  # px of an embedded picture; a phone shows 1200

@@ -22,8 +22,7 @@ px of the original frame, rounded to 0.01 px; scores and IoUs to 1e-6. Everythin
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +33,12 @@ from torch import Tensor
 from maskrcnn.inspection.false_positives import false_positives
 from maskrcnn.inspection.fate import GATES, SETTINGS, Fate, sentence
 from maskrcnn.inspection.figure import STAGES
+from maskrcnn.inspection.levels import level_of_boxes
 from maskrcnn.inspection.matched import matched
 from maskrcnn.inspection.probe import Steps
-from maskrcnn.model.frames import extra, on_edges
-from maskrcnn.ops.boxes import area, intersection
+from maskrcnn.inspection.stages import Plain, plain, stages
+from maskrcnn.ops.boxes import iou
 
-Plain = dict[str, Any]
 Box = list[float]
 
 FOUND = "found"
@@ -59,50 +58,6 @@ GATE_STAGES = {  # gate -> the stage at which it closes, what a person calls it
     "taken": ("result", "Its detection counts for another object"),
 }
 MOST_POINTS = 200_000  # of outlines; those of later objects are left out, so that crowds stay small
-_TEXTS = {  # stage -> title, what happens there, where in the package
-    "input": (
-        "Picture",
-        "The picture is resized to the size that the detector was trained for and padded, so that its sides can be "
-        "halved again and again.",
-        "model/preprocess.py",
-    ),
-    "features": (
-        "Features",
-        "The backbone turns pixels into maps of what it sees; the pyramid gives each level fine places and coarse "
-        "meaning.",
-        "model/backbone.py, model/fpn.py",
-    ),
-    "anchors": (
-        "Anchors",
-        "A grid of fixed boxes covers the picture. Each is asked one thing: is there an object here? An object that no "
-        "anchor resembles is hard to find from here on.",
-        "model/anchors.py",
-    ),
-    "proposals": (
-        "Proposals",
-        "The best anchors of each level are moved onto what they see, cut to the picture, and freed of near copies. "
-        "The best of the rest go on as proposals.",
-        "model/rpn.py",
-    ),
-    "levels": (
-        "RoIAlign",
-        "Each proposal is read from the level of the pyramid that suits its size, at a small grid of points.",
-        "model/roi_pooler.py",
-    ),
-    "boxes": (
-        "Classes and boxes",
-        "The box head says what is in each RoI and where exactly. Low scores and near copies of one class are dropped.",
-        "model/box_head.py",
-    ),
-    "masks": (
-        "Masks",
-        "For each detection a small map of probabilities is made, resized into its box and cut at the threshold.",
-        "model/mask_head.py",
-    ),
-    "result": ("Result", "What the detector answers, best first, in the picture as it was given.", "predictor.py"),
-}
-
-
 def trace(steps: Steps, fates: Sequence[Fate] | None = None) -> Plain:
     """Everything above as a dict. fates: of `gates.fates`; None: the detections are the objects."""
     return {
@@ -116,118 +71,12 @@ def trace(steps: Steps, fates: Sequence[Fate] | None = None) -> Plain:
     }
 
 
-def stages(steps: Steps) -> list[Plain]:
-    """The stages in order, each with what it is and its counts."""
-    counts = _counts(steps)
-    return [
-        {
-            "stage": stage,
-            "title": _TEXTS[stage][0],
-            "text": _TEXTS[stage][1],
-            "code": _TEXTS[stage][2],
-            "counts": [{"key": key, "label": label, "value": plain(value)} for key, label, value in counts[stage]],
-        }
-        for stage in STAGES
-    ]
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: numbers of numpy and torch as Python's, those that are not finite as None."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
 def _picture(steps: Steps) -> Plain:
     (height, width), (padded_height, padded_width) = steps.size, steps.padded_size
     resized_height, resized_width = (int(v) for v in steps.batch.image_sizes[0].tolist())
     network = {"width": resized_width, "height": resized_height}
     network |= {"padded_width": padded_width, "padded_height": padded_height}
     return {"width": width, "height": height, "network": network}
-
-
-def _counts(steps: Steps) -> dict[str, list[tuple[str, str, int | str]]]:
-    """stage -> (key, label, value), straight from the tensors."""
-    candidates, rivals, (height, width) = steps.proposal_candidates, steps.detection_candidates, steps.size
-    resized = steps.batch.image_sizes[0].int().tolist()
-    gt = (
-        []
-        if steps.target is None
-        else [("objects", "objects of the ground truth", int((~steps.target.is_crowd).sum()))]
-    )
-    levels = steps.anchor_levels.bincount(minlength=len(steps.level_names)).tolist()
-    pooled = roi_levels(steps)[steps.proposals.valid[0].cpu()].bincount(minlength=len(_pooled_names(steps))).tolist()
-    classes: dict[str, int] = {}
-    for name in steps.detections.names:
-        classes[name] = classes.get(name, 0) + 1
-    logits = steps.found.mask_logits
-    masks = [] if logits is None else [("side", "side of a mask, cells", logits.shape[-1])]
-    return {
-        "input": [
-            ("original", "as given, px", f"{width} x {height}"),
-            ("resized", "resized, px", f"{resized[1]} x {resized[0]}"),
-            ("padded", "padded, px", f"{steps.padded_size[1]} x {steps.padded_size[0]}"),
-            *gt,
-        ],
-        "features": [
-            (name, f"{name}, channels x height x width", " x ".join(str(n) for n in feature.shape[1:]))
-            for name, feature in steps.features.items()
-        ],
-        "anchors": [
-            ("anchors", "anchors", len(steps.anchors)),
-            *((name, f"of {name}", count) for name, count in zip(steps.level_names, levels, strict=True)),
-        ],
-        "proposals": [
-            ("anchors", "anchors", len(steps.anchors)),
-            ("candidates", "the best of each level", int(candidates.logits.isfinite().sum())),
-            ("valid", "large enough", int(candidates.valid.sum())),
-            ("kept", "left by NMS", int(candidates.kept.sum())),
-            ("proposals", "proposals", int(steps.proposals.valid.sum())),
-        ],
-        "levels": [
-            ("rois", "RoIs", int(steps.proposals.valid.sum())),
-            *((name, f"read from {name}", count) for name, count in zip(_pooled_names(steps), pooled, strict=True)),
-        ],
-        "boxes": [
-            ("rois", "RoIs", int(steps.rois.valid.sum())),
-            ("classes", "classes", steps.config.num_classes),
-            ("valid", "above the score threshold", int(rivals.valid.sum())),
-            ("kept", "left by NMS", int(rivals.kept.sum())),
-            ("found", "within the limit", int(steps.found.valid.sum())),
-        ],
-        "masks": [
-            ("found", "detections", len(steps.placed)),
-            *masks,
-            ("kept", "left by rounding and by NMS of masks", int(steps.kept.sum())),
-        ],
-        "result": [
-            ("detections", "detections", len(steps.detections)),
-            *((f"class {name}", name, count) for name, count in classes.items()),
-        ],
-    }
-
-
-def roi_levels(steps: Steps) -> Tensor:
-    """(R,) int64 on the CPU: position, in the pooler's levels, of the one that each RoI is read from."""
-    pooler, boxes = steps.model.box_pooler, steps.proposals.boxes[0]
-    if pooler.config.method == "crop":  # as RoIPooler.forward has it
-        maps, stride = next(iter(pooler.strides.items()))
-        height, width = (side * stride for side in steps.features[maps].shape[-2:])
-        padded = boxes.new_tensor([width, height, width, height])
-        boxes = boxes / (padded - extra(pooler.corners)) * padded
-    else:
-        boxes = on_edges(boxes, pooler.corners)
-    return pooler.levels(boxes).cpu()
-
-
-def _pooled_names(steps: Steps) -> list[str]:
-    return list(steps.model.box_pooler.strides)
 
 
 def _false_positives(steps: Steps) -> list[Plain]:
@@ -295,7 +144,8 @@ class _Table:
         self.candidate_kept = candidates.kept[0].cpu()
         self.candidate_of = candidates.chosen[0].cpu()
         self.proposals, self.num_proposals = steps.proposals.boxes[0].cpu(), int(steps.proposals.valid.sum())
-        self.roi_levels, self.level_names = roi_levels(steps), _pooled_names(steps)
+        pooler = steps.model.box_pooler
+        self.roi_levels, self.level_names = level_of_boxes(pooler, steps.proposals.boxes[0], steps).cpu(), list(pooler.strides)
         self.rois = steps.rois.boxes[0].cpu()
         self.probabilities = steps.box_outputs.class_logits.float().softmax(1).cpu()
         self.rival_boxes, self.rival_scores = rivals.boxes[0].cpu(), rivals.scores[0].cpu()
@@ -473,10 +323,7 @@ def _rounded(box: Tensor | Sequence[float]) -> Box:
 
 
 def _iou(a: Box, b: Box) -> float:
-    first, second = torch.tensor([a]), torch.tensor([b])
-    common = float(intersection(first, second))
-    union = float(area(first)) + float(area(second)) - common
-    return round(common / union, 6) if union > 0 else 0.0
+    return round(float(iou(torch.tensor([a]), torch.tensor([b]))), 6)
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from maskrcnn.ops.boxes import intersection_over_first, iou
 BACKGROUND = 0
 FOREGROUND = 1
 IGNORE = -1
+CROWD_OVERLAP = 0.7  # share of a box in a crowd region, from which on it is no background
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def match(
     background_iou: float,
     keep_best: bool = False,
     crowd_boxes: Tensor | None = None,
-    crowd_overlap: float = 0.7,
+    crowd_overlap: float = CROWD_OVERLAP,
 ) -> Matches:
     """Foreground at `foreground_iou` or above, background below `background_iou`, nothing between.
 

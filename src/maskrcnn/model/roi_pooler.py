@@ -79,6 +79,11 @@ class RoIPooler(nn.Module):
         finest = [numbers.index(max(n for n in numbers if n <= number)) for number in wanted]
         return torch.tensor(finest, device=boxes.device)[level]
 
+    def as_read(self, boxes: Tensor) -> Tensor:
+        """Boxes (R, 4) as they are pooled, by any method but "crop": corners on edges, `extent` wider and higher."""
+        boxes = on_edges(boxes, self.corners)
+        return torch.cat([boxes[:, :2], boxes[:, 2:] + self.config.extent], dim=1) if self.config.extent else boxes
+
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         maps, strides = [features[name] for name in self.strides], list(self.strides.values())
         if self.config.method == "crop":
@@ -86,10 +91,7 @@ class RoIPooler(nn.Module):
             padded = boxes.new_tensor([width, height, width, height])
             parts = boxes / (padded - extra(self.corners))
             return crop_and_resize_levels(maps, parts, image_index, self.levels(parts * padded), self.side)
-        boxes = on_edges(boxes, self.corners)
-        levels = self.levels(boxes)
-        if self.config.extent:
-            boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + self.config.extent], dim=1)
+        levels, boxes = self.levels(on_edges(boxes, self.corners)), self.as_read(boxes)
         if self.config.method == "pool":
             return roi_pool_levels(maps, boxes, image_index, levels, self.side, strides=strides)
         by_points = {"align": roi_align_levels, "align_max": roi_align_max_levels, "warp": roi_warp_levels}

@@ -209,10 +209,7 @@ class Jobs:
             return None, str(error)
         except Exception as error:  # a fault of ours, or memory that does not suffice: the next job may do better
             if isinstance(error, MemoryError) or "memory" in str(error):
-                return (
-                    None,
-                    "out of memory; expected a smaller picture, or a smaller size",
-                )
+                return None, "out of memory; expected a smaller picture, or a smaller size"
             _log.exception("a job failed")
             text = textwrap.shorten(str(error), LONGEST_FAULT, placeholder=" ...")
             return None, f"{type(error).__name__}: {text} (unexpected)"

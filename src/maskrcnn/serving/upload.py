@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 from PIL import Image
 
-from maskrcnn.errors import InputError
 from maskrcnn.structures import Size
 
 MIB = 2**20
@@ -76,11 +75,6 @@ def check_picture(data: bytes, max_pixels: int) -> Size:
     if width * height > max_pixels:
         raise Refused(413, f"the picture is too large; found {width} x {height} pixels; {large}")
     return height, width
-
-
-def refusal(error: InputError, field: str | None = None) -> Refused:
-    """An option out of range as an answer."""
-    return Refused(422, str(error), field)
 
 
 def _known() -> str:

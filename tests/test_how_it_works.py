@@ -1,4 +1,4 @@
-"""`docs/how-it-works.md` says what is so: its links lead to what they name, its pictures exist, its numbers are true."""
+"""`docs/how-it-works.md` says what is so: links lead to what they name, pictures exist, numbers are true."""
 
 from __future__ import annotations
 

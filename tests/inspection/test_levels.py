@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskrcnn.inspection.canvas import View
 from maskrcnn.inspection.draw_levels import _in_original, level_figures
-from maskrcnn.inspection.levels import Samples, chosen_roi, roi_levels, roi_samples
+from maskrcnn.inspection.levels import Samples, chosen_roi, level_of_boxes, roi_levels, roi_samples
 from maskrcnn.inspection.probe import Steps
 from maskrcnn.model.roi_pooler import RoIPooler, RoIPoolerConfig
 
@@ -115,6 +115,24 @@ def test_levels_go_by_the_size_that_the_network_sees() -> None:
         expected = min(max(math.floor(4 + math.log2(side / 112) + 1e-6), 2), 5)
         assert levels.names[level] == f"p{expected}"
     assert sum(levels.counts) == len(boxes) and levels.counts[0] > 0 and levels.counts[1] > 0
+
+
+@pytest.mark.parametrize("change", [plain, centred])
+def test_levels_are_those_that_the_pooler_took(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = inspected(change)
+    taken: list[Tensor] = []
+    original = RoIPooler.levels
+
+    def recorded(self: RoIPooler, boxes: Tensor) -> Tensor:
+        taken.append(original(self, boxes))
+        return taken[-1]
+
+    told = level_of_boxes(steps.model.box_pooler, steps.proposals.boxes[0], steps)
+    monkeypatch.setattr(RoIPooler, "levels", recorded)
+    boxes = steps.proposals.boxes[0]
+    with torch.no_grad():
+        steps.model.pooled_for_boxes(steps.features, boxes, torch.zeros(len(boxes), dtype=torch.int64))
+    assert len(taken) == 1 and torch.equal(told, taken[0]) and len(told.unique()) > 1
 
 
 def test_the_chosen_roi_is_that_of_the_best_detection() -> None:

@@ -20,10 +20,11 @@ from PIL import Image
 
 import maskrcnn
 from maskrcnn.data.shapes import ShapesDataset
+from maskrcnn.inspection import report as report_file
 from maskrcnn.inspection.figure import STAGES, Figure
 from maskrcnn.inspection.gates import fates
 from maskrcnn.inspection.probe import Steps
-from maskrcnn.inspection.report import MOST_BYTES, NARROWEST, WIDEST, embedded, report
+from maskrcnn.inspection.report import MOST_BYTES, NARROWEST, TALLEST, WIDEST, embedded, report
 from maskrcnn.inspection.trace import trace
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.model.presets import nano
@@ -161,6 +162,23 @@ def test_a_report_of_heavy_pictures_stays_below_ten_megabytes() -> None:
     assert len(page.encode()) < 10_000_000
     sizes = [_opened(url)[1].shape for name, url in _embedded(page, "pictures").items() if name != "picture"]
     assert len(set(sizes)) == 1 and NARROWEST < sizes[0][1] < WIDEST
+
+
+def test_a_huge_picture_is_reduced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, widths = report_file._data_url, []
+
+    def seen(picture: np.ndarray, width: int) -> str:
+        widths.append(picture.shape[1])
+        return encode(picture, width)
+
+    monkeypatch.setattr(report_file, "_data_url", seen)
+    embedded({"a": np.random.default_rng(2).integers(0, 256, (40, 9000, 3), dtype=np.uint8)}, 0)
+    assert len(widths) > 1 and set(widths) == {WIDEST}
+
+
+def test_a_picture_taller_than_jpeg_can_be() -> None:
+    noise = np.random.default_rng(2).integers(0, 256, (70_000, 4, 3), dtype=np.uint8)
+    assert _opened(embedded({"a": noise}, MOST_BYTES)["a"])[1].shape == (TALLEST, 1, 3)
 
 
 def test_without_room_pictures_are_narrow_rather_than_absent() -> None:

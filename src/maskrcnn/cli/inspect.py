@@ -108,8 +108,8 @@ def run(options: Options) -> int:
         found = None if target is None else fates(steps)
         drawn = [*figures(steps, found), *further]
         update(3, 5)
-        page = report(steps, found, drawn, options.picture.name)
         content = trace(steps, found)
+        page = report(steps, found, drawn, options.picture.name, content)
         update(4, 5)
         _write(options.out, drawn, page, content, with_trace=found is not None)
         update(5, 5)

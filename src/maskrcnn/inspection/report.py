@@ -33,6 +33,7 @@ from maskrcnn.inspection.trace import trace
 
 MOST_BYTES = 9_500_000  # of the file: what a mail or a chat still takes is 10 MB
 WIDEST = 1600  # px of an embedded picture; a phone shows 1200
+TALLEST = 16_000  # px of one; JPEG ends at 65500
 NARROWEST = 320  # px; below it nothing can be read, and a file of so many figures is larger instead
 _COLOURS = 1024  # that a drawing has at most, with its soft edges
 _QUALITY = 85  # of JPEG; without chroma subsampling, which would blur lines of one pixel
@@ -43,14 +44,16 @@ def report(
     fates: Sequence[Fate] | None = None,
     figures: Sequence[Figure] | None = None,
     title: str = "",
+    told: Plain | None = None,
 ) -> str:
     """The whole page as text, to be written as UTF-8.
 
     fates: of `gates.fates`, where there is ground truth. figures: those to show; None: all that `figures.figures`
-    makes. title: of the picture, its file's name.
+    makes. title: of the picture, its file's name. told: `trace(steps, fates)`, where it is made already.
     """
     shown = list(_all_figures(steps, fates) if figures is None else figures)
-    content = trace(steps, fates) | {"title": _writable(title), "figures": [_words(figure) for figure in shown]}
+    content = trace(steps, fates) if told is None else told
+    content = content | {"title": _writable(title), "figures": [_words(figure) for figure in shown]}
     words = _json(content)
     page = {name: _part(name) for name in ("page.html", "page.css", "page.js")}
     room = MOST_BYTES - len(words) - sum(len(part) for part in page.values())
@@ -79,7 +82,8 @@ def embedded(pictures: dict[str, np.ndarray], room: int) -> dict[str, str]:
 
     A picture wider than `WIDEST` is reduced; where the sum is too much, the heaviest are reduced further.
     """
-    widths = {name: min(WIDEST, picture.shape[1]) for name, picture in pictures.items()}
+    pictures = {name: _at_most(picture, WIDEST) for name, picture in pictures.items()}  # of a huge one only once
+    widths = {name: picture.shape[1] for name, picture in pictures.items()}
     urls = {name: _data_url(picture, widths[name]) for name, picture in pictures.items()}
     while sum(map(len, urls.values())) > room:
         share = room / max(1, sum(map(len, urls.values())))
@@ -97,14 +101,21 @@ def embedded(pictures: dict[str, np.ndarray], room: int) -> dict[str, str]:
 
 def _data_url(picture: np.ndarray, width: int) -> str:
     """The picture at most `width` px wide: JPEG, or PNG where it is a drawing of few colours and so no larger."""
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    if image.width > width:
-        height = max(1, round(image.height * width / image.width))
-        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    image = Image.fromarray(_at_most(picture, width))
     kind, content = "jpeg", _encoded(image, "jpeg", quality=_QUALITY, subsampling=0)
     if _is_drawing(np.asarray(image)) and len(drawn := _encoded(image, "png", compress_level=6)) <= len(content):
         kind, content = "png", drawn
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _at_most(picture: np.ndarray, width: int) -> np.ndarray:
+    """The picture, reduced where it is wider, or taller than `TALLEST`."""
+    factor = min(width / picture.shape[1], TALLEST / picture.shape[0])
+    if factor >= 1:
+        return np.ascontiguousarray(picture)
+    size = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    return np.array(image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0))
 
 
 def _is_drawing(picture: np.ndarray) -> bool:

@@ -133,7 +133,7 @@ def _counts(steps: Steps) -> dict[str, list[tuple[str, str, int | str]]]:
         "boxes": [
             ("rois", "RoIs", int(steps.rois.valid.sum())),
             ("classes", "classes", steps.config.num_classes),
-            ("valid", "above the score threshold", int(rivals.valid.sum())),
+            ("valid", "good enough for NMS", int(rivals.valid.sum())),
             ("kept", "left by NMS", int(rivals.kept.sum())),
             ("found", "within the limit", int(steps.found.valid.sum())),
         ],

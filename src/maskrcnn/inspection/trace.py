@@ -37,7 +37,7 @@ from maskrcnn.inspection.levels import level_of_boxes
 from maskrcnn.inspection.matched import matched
 from maskrcnn.inspection.probe import Steps
 from maskrcnn.inspection.stages import Plain, plain, stages
-from maskrcnn.ops.boxes import iou
+from maskrcnn.ops.polygons import polygons_from_rle
 
 Box = list[float]
 
@@ -58,6 +58,8 @@ GATE_STAGES = {  # gate -> the stage at which it closes, what a person calls it
     "taken": ("result", "Its detection counts for another object"),
 }
 MOST_POINTS = 200_000  # of outlines; those of later objects are left out, so that crowds stay small
+
+
 def trace(steps: Steps, fates: Sequence[Fate] | None = None) -> Plain:
     """Everything above as a dict. fates: of `gates.fates`; None: the detections are the objects."""
     return {
@@ -121,7 +123,7 @@ def _objects(steps: Steps, fates: Sequence[Fate] | None) -> list[Plain]:
     points = 0
     objects = []
     for head, way in zip(heads, ways, strict=True):
-        outline = table.outline(way)
+        outline = table.outline(way) if points <= MOST_POINTS else []
         points += sum(len(ring) // 2 for ring in outline)
         rings = outline if points <= MOST_POINTS else []
         objects.append(head | {"outline": rings, "path": table.path(head, way)})
@@ -135,20 +137,23 @@ class _Table:
         self.steps = steps
         candidates, rivals = steps.proposal_candidates, steps.detection_candidates
         self.k = steps.config.num_classes
-        self.anchors, self.anchor_logits = steps.anchors.cpu(), steps.anchor_logits.float().cpu()
+        self.anchors, self.anchor_logits = _original(steps, steps.anchors), steps.anchor_logits.float().cpu()
         self.anchor_levels = steps.anchor_levels.cpu()
         self.anchor_ranks = _ranks_by_level(self.anchor_logits, self.anchor_levels, len(steps.level_names))
         self.per_level = self.anchor_levels.bincount(minlength=len(steps.level_names)).tolist()
         self.anchor_of = candidates.anchor_index[0].cpu()
-        self.candidate_boxes, self.candidate_logits = candidates.boxes[0].cpu(), candidates.logits[0].float().cpu()
+        self.candidate_boxes = _original(steps, candidates.boxes[0])
+        self.candidate_logits = candidates.logits[0].float().cpu()
         self.candidate_kept = candidates.kept[0].cpu()
         self.candidate_of = candidates.chosen[0].cpu()
-        self.proposals, self.num_proposals = steps.proposals.boxes[0].cpu(), int(steps.proposals.valid.sum())
+        self.proposals = _original(steps, steps.proposals.boxes[0])
+        self.num_proposals = int(steps.proposals.valid.sum())
         pooler = steps.model.box_pooler
-        self.roi_levels, self.level_names = level_of_boxes(pooler, steps.proposals.boxes[0], steps).cpu(), list(pooler.strides)
-        self.rois = steps.rois.boxes[0].cpu()
+        self.roi_levels = level_of_boxes(pooler, steps.proposals.boxes[0], steps).cpu()
+        self.level_names = list(pooler.strides)
+        self.rois = _original(steps, steps.rois.boxes[0])
         self.probabilities = steps.box_outputs.class_logits.float().softmax(1).cpu()
-        self.rival_boxes, self.rival_scores = rivals.boxes[0].cpu(), rivals.scores[0].cpu()
+        self.rival_boxes, self.rival_scores = _original(steps, rivals.boxes[0]), rivals.scores[0].cpu()
         self.rival_kept = rivals.kept[0].cpu()
         valid = rivals.valid[0].cpu()
         self.num_rivals = int(valid.sum())
@@ -158,7 +163,7 @@ class _Table:
         self.rival_of = rivals.chosen[0][placed_rows[steps.kept.nonzero().squeeze(1)]].tolist()
         self.detections = steps.detections.boxes
         masks = steps.detections.masks
-        self.outlines = [] if masks is None else masks.polygons() if len(masks) else []
+        self.rles = [] if masks is None else masks.rle()
 
     def way_back(self, detection: int) -> _Way:
         """Detection -> class of a RoI -> proposal -> candidate -> anchor."""
@@ -234,7 +239,7 @@ class _Table:
         if way.anchor is None:
             return _step(None, None)
         level = int(self.anchor_levels[way.anchor])
-        anchor = self._original(self.anchors[way.anchor])
+        anchor = _rounded(self.anchors[way.anchor])
         return _step(
             anchor,
             None,
@@ -247,10 +252,10 @@ class _Table:
         )
 
     def _at_proposals(self, box: Box, way: _Way) -> Plain:
-        before = None if way.anchor is None else self._original(self.anchors[way.anchor])
+        before = None if way.anchor is None else _rounded(self.anchors[way.anchor])
         if way.candidate is None:
             return _step(None, before)
-        refined = self._original(self.candidate_boxes[way.candidate])
+        refined = _rounded(self.candidate_boxes[way.candidate])
         facts: Plain = {"row": way.candidate, "iou": _iou(refined, box)}
         facts["objectness"] = round(float(self.candidate_logits[way.candidate].sigmoid()), 6)
         facts["kept_by_nms"] = bool(self.candidate_kept[way.candidate])
@@ -261,7 +266,7 @@ class _Table:
     def _at_levels(self, box: Box, way: _Way) -> Plain:
         if way.proposal is None:
             return _step(None, None)
-        roi = self._original(self.proposals[way.proposal])
+        roi = _rounded(self.proposals[way.proposal])
         level = self.level_names[int(self.roi_levels[way.proposal])]
         side = self.steps.model.box_pooler.side
         return _step(roi, None, row=way.proposal, level=level, grid=f"{side} x {side}", iou=_iou(roi, box))
@@ -278,14 +283,14 @@ class _Table:
             ]
         }
         if way.rival is None or label is None:
-            return _step(None, self._original(self.rois[roi]), **facts)
-        refined = self._original(self.rival_boxes[way.rival])
+            return _step(None, _rounded(self.rois[roi]), **facts)
+        refined = _rounded(self.rival_boxes[way.rival])
         facts |= {"row": way.rival, "class": names[label + 1], "iou": _iou(refined, box)}
         facts["score"] = round(float(self.rival_scores[way.rival]), 6)
         if bool(self.rival_valid[way.rival]):
             facts |= {"rank": int(self.rival_ranks[way.rival]), "of": self.num_rivals}
             facts["kept_by_nms"] = bool(self.rival_kept[way.rival])
-        return _step(refined, self._original(self.rois[roi]), **facts)
+        return _step(refined, _rounded(self.rois[roi]), **facts)
 
     def _at_masks(self, box: Box, way: _Way) -> Plain:
         masks = self.steps.detections.masks
@@ -305,25 +310,29 @@ class _Table:
 
     def outline(self, way: _Way) -> list[list[int]]:
         """Rings of the mask, which run on edges of pixels and so on whole numbers."""
-        if way.detection is None or not self.outlines:
+        if way.detection is None or not self.rles:
             return []
-        return [ring.astype(np.int64).flatten().tolist() for ring in self.outlines[way.detection]]
-
-    def _original(self, box: Tensor) -> Box:
-        """(4,) of the padded frame, rounded in the original."""
-        return _rounded(self.steps.in_original(box.to(self.steps.window.device)[None])[0])
+        return [ring.astype(np.int64).flatten().tolist() for ring in polygons_from_rle(self.rles[way.detection])]
 
 
 def _step(box: Box | None, before: Box | None, **facts: Any) -> Plain:
     return {"box": box, "before": before, "facts": facts}
 
 
+def _original(steps: Steps, boxes: Tensor) -> Tensor:
+    """(n, 4) of the padded frame, all at once, on the CPU in the original."""
+    return steps.in_original(boxes).cpu()
+
+
 def _rounded(box: Tensor | Sequence[float]) -> Box:
-    return [round(float(v), 2) for v in box]
+    return [round(v, 2) for v in (box.tolist() if isinstance(box, Tensor) else box)]
 
 
 def _iou(a: Box, b: Box) -> float:
-    return round(float(iou(torch.tensor([a]), torch.tensor([b]))), 6)
+    """Of one pair, without a tensor: it is asked for five times an object."""
+    common = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = sum(max(0.0, x2 - x1) * max(0.0, y2 - y1) for x1, y1, x2, y2 in (a, b)) - common
+    return round(common / union, 6) if union > 0 else 0.0
 
 
 def _ranks(scores: Tensor) -> Tensor:

@@ -61,6 +61,19 @@ def test_the_shipped_detector_on_a_real_picture(tmp_path: Path, capsys: pytest.C
         assert result.mode == "RGB" and min(result.size) > 200
 
 
+def test_no_trace_of_an_earlier_picture_is_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, picture = tmp_path / "truth.json", tmp_path / "small.png"
+    Image.new("RGB", (40, 30)).save(picture)
+    image = {"id": 1, "file_name": "small.png", "width": 40, "height": 30}
+    categories = [{"id": 1, "name": "nucleus"}]
+    truth.write_text(json.dumps({"images": [image], "annotations": [], "categories": categories}))
+    assert inspect(picture, "--weights", "nuclei", "--ground-truth", truth, "--trace", "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "trace.json").is_file()
+    assert "┃" not in capsys.readouterr().out  # no table of nothing
+    assert inspect(picture, "--weights", "nuclei", "--out", tmp_path / "out") == 0
+    assert not (tmp_path / "out" / "trace.json").exists()
+
+
 def test_layers_and_weights_are_drawn_where_asked_for(
     weights: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,7 +207,7 @@ def test_nuclei(shared_data: Path) -> None:
         assert [shape.left, shape.top, shape.left + width, shape.top + height] == box
 
 
-def test_many_annotations_load_at_more_than_two_thousand_a_second(document: dict[str, Any], write: Write) -> None:
+def test_many_annotations_of_both_kinds(document: dict[str, Any], write: Write) -> None:
     rle = coco_mask.encode(np.asfortranarray(np.random.default_rng(0).random((20, 30)) < 0.1).astype(np.uint8))
     many = copy.deepcopy(document)
     many["annotations"] = []
@@ -217,12 +216,8 @@ def test_many_annotations_load_at_more_than_two_thousand_a_second(document: dict
         if i % 2:
             record["segmentation"] = {"size": [20, 30], "counts": rle["counts"].decode()}
         many["annotations"].append(record)
-    file = write(many)
-    begin = time.process_time()
-    dataset = load_coco(file)
-    seconds = time.process_time() - begin
-    assert len(dataset.target(0)) == 6_667
-    assert seconds < 10  # about 0.6 on an idle core
+    dataset = load_coco(write(many))
+    assert [len(dataset.target(i)) for i in range(3)] == [6_667, 6_667, 6_666]
 
 
 def test_exif_turned_picture(document: dict[str, Any], write: Write, tmp_path: Path) -> None:

@@ -6,18 +6,24 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import maskrcnn
+from maskrcnn.inspection import trace as trace_file
 from maskrcnn.inspection.fate import GATES
 from maskrcnn.inspection.figure import STAGES
 from maskrcnn.inspection.gates import fates
 from maskrcnn.inspection.matched import matched
 from maskrcnn.inspection.trace import GATE_STAGES, trace
 from maskrcnn.ops.boxes import clip_to
+from maskrcnn.ops.polygons import polygons_from_rle
+from maskrcnn.ops.rle import RLE
 
-from .detectors import Change, boxes_only, by_masks, cascade, centred, inspected, plain
+from .detectors import Change, boxes_only, by_masks, cascade, centred, detector, inspected, plain
 
 CHANGES = [plain, cascade, by_masks, boxes_only, centred]
 
@@ -89,6 +95,45 @@ def test_outlines_are_the_masks() -> None:
     assert told == [[ring.flatten().tolist() for ring in rings] for rings in polygons]
 
 
+def test_beyond_so_many_points_no_outline_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def counted(rle: RLE) -> list[np.ndarray]:
+        made.append(polygons_from_rle(rle))
+        return made[-1]
+
+    monkeypatch.setattr(trace_file, "polygons_from_rle", counted)
+    whole = [each["outline"] for each in trace(inspected(truth=False))["objects"]]
+    limit = sum(len(ring) // 2 for rings in whole[:2] for ring in rings)
+    monkeypatch.setattr(trace_file, "MOST_POINTS", limit)
+    made.clear()
+    assert [each["outline"] for each in trace(inspected(truth=False))["objects"]] == [
+        *whole[:2],
+        *([] for _ in whole[2:]),
+    ]
+    assert 0 < len(made) < len(whole)
+
+
+def test_each_object_more_costs_few_operations() -> None:
+    """Boxes are brought to the original frame together: of thousands of objects each would cost 40 operations more."""
+    few, many = inspected(truth=False, max_detections=3), inspected(truth=False, max_detections=23)
+    with Operations() as first:
+        assert len(trace(few)["objects"]) == 3
+    with Operations() as second:
+        assert len(trace(many)["objects"]) == 23
+    assert second.count - first.count < 20 * 60
+
+
+class Operations(TorchDispatchMode):
+    """How many operations on tensors there were."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
 def test_each_object_of_the_truth_is_told_once() -> None:
     steps = inspected()
     ends = fates(steps)
@@ -133,6 +178,13 @@ def test_gates_close_in_the_order_of_the_stages() -> None:
     assert list(GATE_STAGES) == list(GATES)
     places = [STAGES.index(GATE_STAGES[gate][0]) for gate in GATES]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("change", [plain, centred])
+def test_a_picture_of_one_pixel(change: Change) -> None:
+    """With corners in the centres of pixels it has no extent that boxes could be scaled by."""
+    steps = maskrcnn.inspect(detector(change), np.zeros((1, 1, 3), np.uint8), score_threshold=0.0)
+    assert len(json.loads(json.dumps(trace(steps), allow_nan=False))["objects"]) == len(steps.detections) > 0
 
 
 def test_nothing_found_is_an_ordinary_trace() -> None:

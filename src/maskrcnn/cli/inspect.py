@@ -114,7 +114,7 @@ def run(options: Options) -> int:
         _write(options.out, drawn, page, content, with_trace=found is not None)
         update(5, 5)
     if found is not None:
-        if options.trace:
+        if options.trace and not all(fate.found for fate in found):
             Console().print(lost_table(found))
         print(_sum(found))
     print(f"{len(steps.detections)} detections, {len(drawn)} figures: {options.out / 'report.html'}")
@@ -218,6 +218,8 @@ def _write(out: Path, figures: Sequence[Figure], page: str, trace: dict[str, Any
     texts = {"steps.json": json.dumps(counts, indent=1) + "\n", "report.html": page}
     if with_trace:
         texts["trace.json"] = json.dumps(trace, allow_nan=False) + "\n"
+    else:
+        (out / "trace.json").unlink(missing_ok=True)  # of an earlier call, perhaps of another picture
     for name, text in texts.items():
         with whole_file(out / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")

@@ -95,7 +95,7 @@ def _at_detections(lines: Lines, i: int) -> Death | None:
     steps, found = lines.steps, lines.found
     overlap = found.iou_with(i)
     target = truth_of(steps)
-    box_iou = iou_with(target.gt_boxes[i].double().numpy(), steps.detections.boxes.double().numpy())
+    box_iou = iou_with(target.gt_boxes[i].double().cpu().numpy(), steps.detections.boxes.double().numpy())
     if found.by == "bbox":
         box_iou = overlap
     is_class = steps.detections.labels.numpy() == lines.labels[i]
@@ -187,7 +187,7 @@ def _mask_nms_evidence(lines: Lines, i: int, row: int) -> dict[str, Evidence]:
     """row: of `Steps.placed`."""
     steps, limit = lines.steps, lines.steps.config.detection.mask_nms_iou
     box = steps.placed.boxes[row].double().cpu().numpy()
-    in_picture = float(iou_with(truth_of(steps).gt_boxes[i].double().numpy(), box[None])[0])
+    in_picture = float(iou_with(truth_of(steps).gt_boxes[i].double().cpu().numpy(), box[None])[0])
     masks = steps.placed.masks
     if limit is None or masks is None or bool(steps.kept[row]):
         return {"reason": "rounding", "iou": in_picture}

@@ -316,7 +316,7 @@ class _Table:
 
 
 def _step(box: Box | None, before: Box | None, **facts: Any) -> Plain:
-    return {"box": box, "before": before, "facts": facts}
+    return {"box": plain(box), "before": plain(before), "facts": plain(facts)}
 
 
 def _original(steps: Steps, boxes: Tensor) -> Tensor:

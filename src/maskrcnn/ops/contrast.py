@@ -18,7 +18,7 @@ def stretch(picture: Tensor, fraction: float) -> Tensor:
     """
     if picture.numel() == 0:
         return picture
-    parts = picture.flatten().split(_AT_ONCE)
+    parts = torch.split(picture.flatten(), _AT_ONCE)
     histogram = torch.stack([part.to(torch.int64).bincount(minlength=256) for part in parts]).sum(0)
     below = histogram.cumsum(0)
     low = (below <= fraction * picture.numel()).sum()  # first value with more than `fraction` at or below it

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-by-make
 
-.PHONY: install demo test test-slow check format clean
+.PHONY: install demo test test-slow check format docs clean
 
 install: $(STAMP)
 
@@ -33,6 +33,10 @@ check: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install  # after code has moved, or figures changed
+	$(BIN)/python docs/refresh_lines.py
+	$(BIN)/python docs/make_pictures.py
 
 clean:
 	rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache

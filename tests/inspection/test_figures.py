@@ -11,8 +11,9 @@ import torch
 import maskrcnn
 from maskrcnn.inspection.figure import STAGES, Figure
 from maskrcnn.inspection.figures import figures
+from maskrcnn.model.mask_rcnn import MaskRCNNConfig
 
-from .detectors import Change, boxes_only, cascade, centred, detector, inspected, one_map
+from .detectors import Change, boxes_only, cascade, centred, detector, drawn, inspected, one_map
 
 
 def _check(made: list[Figure], *, masks: bool = True) -> None:
@@ -48,6 +49,26 @@ def test_nothing_found_and_nothing_known() -> None:
 def test_pictures_of_any_size(size: tuple[int, int]) -> None:
     picture = np.random.default_rng(2).integers(0, 255, (*size, 3), dtype=np.uint8)
     _check(figures(maskrcnn.inspect(detector(), picture)))
+
+
+@pytest.mark.parametrize("part", ["box_heads", "rpn", "mask_heads", "backbone"])
+def test_weights_that_are_not_finite(part: str) -> None:
+    """What a run that exploded leaves behind is what people come to look into."""
+    broken = detector()
+    parts = getattr(broken.model, part)
+    for module in parts if isinstance(parts, list) else [parts]:
+        for weights in module.parameters():
+            weights.data.fill_(float("nan"))
+    picture, _ = drawn()
+    _check(figures(maskrcnn.inspect(broken, picture)))
+
+
+def test_class_names_that_are_no_line_of_text() -> None:
+    def renamed(config: MaskRCNNConfig) -> MaskRCNNConfig:
+        return replace(config, class_names=("a cat\r", "b\n\u2029\x85dog", "<b>\u202e日本"))
+
+    picture, _ = drawn()
+    _check(figures(maskrcnn.inspect(detector(renamed), picture, score_threshold=0.0)))
 
 
 @pytest.mark.slow

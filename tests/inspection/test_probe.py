@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,3 +158,11 @@ def test_ground_truth_of_another_picture_is_refused() -> None:
     assert maskrcnn.inspect(_detector(), picture, ground_truth=target).target is target
     with pytest.raises(InputError, match=r"ground truth: is of another picture; found \(96, 128\)"):
         maskrcnn.inspect(_detector(), picture[:50], ground_truth=target)
+
+
+@pytest.mark.parametrize("change", [{"gt_boxes": [0, 0, float("nan"), 9]}, {"gt_labels": 0}])
+def test_ground_truth_that_is_none_is_refused(change: dict[str, Any]) -> None:
+    picture, target = ShapesDataset(1, size=(96, 128))[0]
+    wrong = {name: torch.zeros_like(getattr(target, name)) + torch.tensor(value) for name, value in change.items()}
+    with pytest.raises(InputError, match="ground truth: is none; expected boxes of finite numbers, labels from 1"):
+        maskrcnn.inspect(_detector(), picture, ground_truth=replace(target, **wrong))

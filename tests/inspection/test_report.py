@@ -164,6 +164,16 @@ def test_a_report_of_heavy_pictures_stays_below_ten_megabytes() -> None:
     assert len(set(sizes)) == 1 and NARROWEST < sizes[0][1] < WIDEST
 
 
+def test_beside_thousands_of_objects_pictures_stay_readable() -> None:
+    steps = _steps()
+    told = trace(steps)
+    told["objects"] = told["objects"][:1] * (2 * MOST_BYTES // len(json.dumps(told["objects"][:1])))
+    noise = np.random.default_rng(2).integers(0, 256, (1000, 1000, 3), dtype=np.uint8)
+    page = report(steps, None, [Figure(f"n{i}", "input", "noise", "noise", noise) for i in range(3)], "a", told)
+    sizes = [_opened(url)[1].shape for name, url in _embedded(page, "pictures").items() if name != "picture"]
+    assert min(size[1] for size in sizes) > 2 * NARROWEST
+
+
 def test_a_huge_picture_is_reduced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     encode, widths = report_file._data_url, []
 

@@ -115,13 +115,13 @@ def test_beyond_so_many_points_no_outline_is_made(monkeypatch: pytest.MonkeyPatc
 
 
 def test_each_object_more_costs_few_operations() -> None:
-    """Boxes are brought to the original frame together: of thousands of objects each would cost 40 operations more."""
+    """Boxes are brought to the original frame together: one by one they would take 385 operations an object."""
     few, many = inspected(truth=False, max_detections=3), inspected(truth=False, max_detections=23)
     with Operations() as first:
         assert len(trace(few)["objects"]) == 3
     with Operations() as second:
         assert len(trace(many)["objects"]) == 23
-    assert second.count - first.count < 20 * 60
+    assert second.count - first.count <= 20 * 70
 
 
 class Operations(TorchDispatchMode):

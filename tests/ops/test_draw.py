@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from maskrcnn.errors import InputError
-from maskrcnn.ops.draw import draw_detections, draw_target, palette, side_by_side
+from maskrcnn.ops.draw import draw_detections, draw_target, one_line, palette, side_by_side
 from maskrcnn.ops.rle import decode
 from maskrcnn.structures import Detections, GtKeypoints, GtMasks, KeypointScheme, Masks, PolygonShape, Target
 
@@ -203,3 +203,10 @@ def test_labelled_keypoints_of_the_truth_are_dots_or_rings() -> None:
     changed = (drawn != draw_target(_grey(), replace(target, gt_keypoints=None), ["cell"])).any(axis=2)
     assert changed[40, 20] and not changed[40, 40] and not changed[60, 50]  # full, hollow, not there
     assert (drawn[40, 42] == palette(1)[0]).all()
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\x85", "\u2029"])
+def test_a_name_that_is_no_line_is_drawn_as_one(end: str) -> None:
+    assert one_line(f"a{end}bü") == "a bü"
+    found = replace(_found(1), names=(f"a{end}b",))
+    assert np.array_equal(draw_detections(_grey(), found), draw_detections(_grey(), replace(found, names=("a b",))))

@@ -35,7 +35,7 @@ class Options(CommandOptions):
     """Largest file of a picture, in MB of 1048576 bytes."""
 
     max_megapixels: float = 120.0
-    """Largest picture, in millions of pixels; each takes some 50 bytes while it is at work."""
+    """Largest picture, in millions of pixels; each takes some 30 bytes while it is at work."""
 
     device: str = "auto"
     """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps."""

@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from maskrcnn.ops.draw import Colour
+from maskrcnn.ops.draw import Colour, one_line
 from maskrcnn.structures import Size
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Canvas:
 
     def label(self, box: Sequence[float], text: str, colour: Colour, *, size: int = TEXT) -> None:
         """A name on a patch of colour: above the box, below it or inside it, wherever it covers no earlier name."""
-        font, pad = font_of(size), max(2, size // 6)
+        text, font, pad = one_line(text), font_of(size), max(2, size // 6)
         left, top, right, bottom = self.pen.textbbox((0, 0), text, font=font)
         width, height = int(right - left) + 2 * pad, int(bottom - top) + 2 * pad
         (x1, y1), (x2, y2) = self.on_page(*box[:2]), self.on_page(*box[2:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -35,6 +37,7 @@ from maskrcnn.inspection.canvas import (
 from maskrcnn.inspection.figure import Figure
 from maskrcnn.inspection.probe import Steps
 from maskrcnn.inspection.proposals import Refinement
+from maskrcnn.ops.draw import one_line
 
 READ = 6  # RoIs whose scores are written out
 REFINED = 40  # pairs drawn
@@ -106,8 +109,9 @@ def _score_row(view: View, box: list[float], scores: ClassScores, i: int) -> np.
         pen.text((left, middle), _short(name), fill=INK, font=fitting(_short(name), names - 10), anchor="lm")
         room = WIDTH - left - names - 110
         pen.rectangle((left + names, y + 9, left + names + room, y + row - 9), fill=(44, 46, 52))
+        filled = 0 if isnan(value) else round(room * value)  # of weights that are not finite
         colour = GREY if column == 0 else SKY if k == 0 else ORANGE
-        pen.rectangle((left + names, y + 9, left + names + round(room * value), y + row - 9), fill=colour)
+        pen.rectangle((left + names, y + 9, left + names + filled, y + row - 9), fill=colour)
         pen.text((WIDTH - 8, middle), f"{value:.3f}", fill=INK, font=font_of(TEXT), anchor="rm")
     return np.array(sheet)
 
@@ -232,4 +236,5 @@ def _square(box: list[float], around: float = 1.5) -> Window:
 
 
 def _short(name: str) -> str:
+    name = one_line(name)
     return name if len(name) <= 24 else name[:23] + "…"

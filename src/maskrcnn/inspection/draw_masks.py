@@ -28,7 +28,7 @@ from maskrcnn.inspection.canvas import (
 from maskrcnn.inspection.figure import Figure, Number
 from maskrcnn.inspection.masks import Agreement, MaskSteps, agreement, mask_steps, spread
 from maskrcnn.inspection.probe import Steps
-from maskrcnn.ops.draw import Colour
+from maskrcnn.ops.draw import Colour, one_line
 
 ROWS = 4  # detections followed
 CLASSES = 6  # masks of one detection
@@ -211,6 +211,7 @@ def _strip(parts: tuple[tuple[str, np.ndarray], ...]) -> np.ndarray:
     pen = ImageDraw.Draw(sheet)
     for k, (title, picture) in enumerate(parts):
         x = 5 + k * (_SIDE + 10)
+        title = one_line(title)
         pen.text((x, _BAR // 2 + 2), title, fill=INK, font=fitting(title, _SIDE, TEXT), anchor="lm")
         down, across = (_SIDE - picture.shape[0]) // 2, (_SIDE - picture.shape[1]) // 2
         sheet.paste(Image.fromarray(picture), (x + across, _BAR + down))

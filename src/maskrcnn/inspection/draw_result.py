@@ -32,7 +32,7 @@ from maskrcnn.inspection.canvas import (
 from maskrcnn.inspection.figure import Figure, Number
 from maskrcnn.inspection.probe import Steps
 from maskrcnn.inspection.result import SHOWN_FROM, Result, compose, draw
-from maskrcnn.ops.draw import Colour, palette
+from maskrcnn.ops.draw import Colour, one_line, palette
 
 if TYPE_CHECKING:
     from maskrcnn.inspection.fate import Fate
@@ -137,7 +137,7 @@ def _tasks(view: View, result: Result) -> Figure:
         names = dict(zip(result.shown.labels.tolist(), result.shown.names, strict=True))
         parts.append(("3 semantic: which class?", _filled(view, result.semantic, colours)))
         parts.append(("4 instances: which object?", _filled(view, result.instances, colours)))
-        keys = [Key("fill", colours[label - 1], names[label]) for label in labels[:NAMED]]
+        keys = [Key("fill", colours[label - 1], one_line(names[label])) for label in labels[:NAMED]]
         if len(labels) > NAMED:
             keys.append(Key("none", INK, f"and {len(labels) - NAMED} more classes"))
     sheet = panels(parts)
@@ -168,7 +168,7 @@ def _classification(view: View, result: Result) -> np.ndarray:
     room = max(1, min(6, (canvas.image.height - 16) // 46))
     lines = [f"{row.name} {row.score:.2f}" for row in result.classes if row.count][:room]
     lines = lines or ["nothing", *(f"{row.name} {row.score:.2f}" for row in result.classes[: room - 1])]
-    for k, line in enumerate(lines):
+    for k, line in enumerate(map(one_line, lines)):
         colour: Colour = SKY if k == 0 and result.classes and result.classes[0].count else PAPER
         font = fitting(line, canvas.image.width - 30, 30)
         top = 10 + 46 * k

@@ -102,11 +102,13 @@ def probe(
     """Detect in one picture and keep what is made on the way.
 
     picture: (H, W, 3) uint8 RGB. target: in the frame of the picture.
-    Errors: `InputError` for ground truth of a picture of another size.
+    Errors: `InputError` for ground truth of a picture of another size, and for boxes or labels that are none.
     """
     if target is not None and tuple(target.size) != picture.shape[:2]:
         expected = f"(height, width) {picture.shape[:2]}, as the picture has"
         raise InputError("is of another picture", field="ground truth", found=tuple(target.size), expected=expected)
+    if target is not None and not (target.gt_boxes.isfinite().all() and (target.gt_labels > 0).all()):
+        raise InputError("is none", field="ground truth", expected="boxes of finite numbers, labels from 1")
     image = torch.from_numpy(np.require(picture, requirements="W")).permute(2, 0, 1)
     with torch.no_grad(), predictor.arithmetic():
         return walk(predictor.model, image, limits or Limits(), picture, target)

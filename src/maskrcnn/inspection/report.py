@@ -32,6 +32,7 @@ from maskrcnn.inspection.stages import Plain, plain
 from maskrcnn.inspection.trace import trace
 
 MOST_BYTES = 9_500_000  # of the file: what a mail or a chat still takes is 10 MB
+LEAST_ROOM = 3_000_000  # bytes for pictures: beside thousands of objects the file is larger, not unreadable
 WIDEST = 1600  # px of an embedded picture; a phone shows 1200
 TALLEST = 16_000  # px of one; JPEG ends at 65500
 NARROWEST = 320  # px; below it nothing can be read, and a file of so many figures is larger instead
@@ -56,7 +57,7 @@ def report(
     content = content | {"title": _writable(title), "figures": [_words(figure) for figure in shown]}
     words = _json(content)
     page = {name: _part(name) for name in ("page.html", "page.css", "page.js")}
-    room = MOST_BYTES - len(words) - sum(len(part) for part in page.values())
+    room = max(LEAST_ROOM, MOST_BYTES - len(words) - sum(len(part) for part in page.values()))
     pictures = _json(embedded({"picture": steps.picture, **{figure.name: figure.picture for figure in shown}}, room))
     return _filled(
         page["page.html"],

@@ -57,7 +57,7 @@ GATE_STAGES = {  # gate -> the stage at which it closes, what a person calls it
     "mask": ("masks", "Found, but the mask is poor"),
     "taken": ("result", "Its detection counts for another object"),
 }
-MOST_POINTS = 200_000  # of outlines; those of later objects are left out, so that crowds stay small
+MOST_POINTS = 100_000  # of outlines; those of later objects are left out, so that crowds stay small
 
 
 def trace(steps: Steps, fates: Sequence[Fate] | None = None) -> Plain:

@@ -46,7 +46,7 @@ class DetectionConfig:
     """What of the box head's output becomes a detection."""
 
     score_threshold: float = 0.05  # a class of a RoI with less is not a detection; Girshick 2015 code
-    nms_iou: float = 0.5  # between detections of one class; He et al. 2017, 3.1
+    nms_iou: float = 0.5  # between detections of one class; Detectron (the code of He et al. 2017)
     max_detections: int = 100  # kept per image; He et al. 2017, 3.1. No cap above it
     min_size: float = 1e-2  # px, detections with a shorter side are dropped
     best_class_only: bool = False  # a RoI is a detection of its best class or, if that is background, of none

@@ -112,7 +112,7 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.nd
     x = 0
     for picture, title in zip(pictures, titles, strict=True):
         canvas.paste(Image.fromarray(picture), (x, bar))
-        pen.text((x + gap + 2, bar // 2), title, fill=(240, 240, 240), font=font, anchor="lm")
+        pen.text((x + gap + 2, bar // 2), one_line(title), fill=(240, 240, 240), font=font, anchor="lm")
         x += picture.shape[1] + gap
     return np.asarray(canvas)
 
@@ -211,7 +211,8 @@ def _pixels_of(box: tuple[float, float, float, float]) -> tuple[int, int, int, i
 def _label(pen: ImageDraw.ImageDraw, item: _Object, colour: Colour, font: Font, size: tuple[int, int]) -> None:
     """The name on a patch of the object's colour, above the box or, where there is no room, inside it."""
     pad = max(1, _font_size(font) // 6)
-    x1, y1, x2, y2 = pen.textbbox((0, 0), item.text, font=font)
+    text = one_line(item.text)
+    x1, y1, x2, y2 = pen.textbbox((0, 0), text, font=font)
     width, height = int(x2 - x1) + 2 * pad, int(y2 - y1) + 2 * pad
     left, top, _, _ = _pixels_of(item.box)
     left = max(0, min(left, size[1] - width))
@@ -219,7 +220,12 @@ def _label(pen: ImageDraw.ImageDraw, item: _Object, colour: Colour, font: Font, 
     pen.rectangle((left, top, left + width - 1, top + height - 1), fill=colour)
     brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     ink = (0, 0, 0) if brightness > 110 else (255, 255, 255)
-    pen.text((left + pad - x1, top + pad - y1), item.text, fill=ink, font=font)
+    pen.text((left + pad - x1, top + pad - y1), text, fill=ink, font=font)
+
+
+def one_line(text: str) -> str:
+    """Spaces for what cannot be printed: names out of files may hold ends of lines, at which Pillow's layout fails."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def _font(size: int) -> Font:

@@ -52,9 +52,9 @@ class Opened:
 Open = Callable[..., Opened]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lasts, an event loop runs in this thread: tests elsewhere start their own
 def browser() -> Iterator[Browser]:
-    """One headless Chromium for all tests."""
+    """One headless Chromium for the tests of a file."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
     named = os.environ.get(CHROMIUM_VARIABLE)
     program = named or next((found for name in NAMES if (found := shutil.which(name))), None)

@@ -226,4 +226,4 @@ def test_the_commands(kites: Path, preset: Any, tmp_path: Path, capsys: pytest.C
     assert "points" in capsys.readouterr().out
     assert json.loads((tmp_path / "scores" / "scores.json").read_text())["keypoint"].keys() >= {"ap@20", "ar@20"}
     assert main(["evaluate", str(kites), *scores, "--keypoint-sigmas", "0.1"]) == 2
-    assert "keypoint_sigmas: do not fit; found [0.1]; expected 3 numbers" in capsys.readouterr().err
+    assert "--keypoint-sigmas: do not fit; found [0.1]; expected 3 numbers" in capsys.readouterr().err

@@ -51,6 +51,7 @@ def pixels(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(picture).permute(2, 0, 1)
 
 
+@pytest.mark.slow
 def test_two_pictures_are_learned_by_heart() -> None:
     dataset = ShapesDataset(2, size=(64, 64), seed=5, max_objects=4)
     model = small_detector().train()

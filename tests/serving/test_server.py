@@ -213,6 +213,7 @@ def test_after_all_this_a_real_picture_from_upload_to_report(server: Running) ->
     server.assert_alive()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_in_the_middle_of_a_job(tmp_path: Path) -> None:
     server = start(tmp_path / "temporary")
     post(server, png(900, 900))

@@ -76,6 +76,7 @@ def preset(tiny_config: MaskRCNNConfig) -> Callable[..., MaskRCNNConfig]:
     return make
 
 
+@pytest.mark.slow
 def test_from_a_file_to_points(train_tiny: Any, kites: Path, preset: Any, tmp_path: Path) -> None:
     """The pictures are learned by heart, and every part of the package says so."""
     run = train_tiny(data=kites, val=kites, preset=preset, **LEARNING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -55,3 +55,21 @@ def bytes_kept(pooled: Tensor) -> int:
         node = node.next_functions[0][0]
     assert node is not None
     return sum(tensor.numel() * tensor.element_size() for tensor in node.saved_tensors)
+
+
+def on_one_map(pool_levels: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """pool(features (N, C, H, W), boxes, image_index, size, scale=...) by a function that pools from several levels."""
+
+    def pool(
+        features: Tensor,
+        boxes: Tensor,
+        image_index: Tensor,
+        size: int | tuple[int, int],
+        *,
+        scale: float,
+        **options: object,
+    ) -> Tensor:
+        level = torch.zeros_like(image_index)
+        return pool_levels([features], boxes, image_index, level, size, strides=[1 / scale], **options)
+
+    return pool

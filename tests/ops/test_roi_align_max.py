@@ -10,9 +10,11 @@ from torch import Tensor
 
 import maskrcnn.ops.roi_align_max as module
 from maskrcnn.ops.roi_align import Kernel, roi_align
-from maskrcnn.ops.roi_align_max import roi_align_max, roi_align_max_levels
+from maskrcnn.ops.roi_align_max import roi_align_max_levels
 
-from .roi_cases import boxes_everywhere, bytes_kept, pyramid, slow_bilinear
+from .roi_cases import boxes_everywhere, bytes_kept, on_one_map, pyramid, slow_bilinear
+
+roi_align_max = on_one_map(roi_align_max_levels)
 
 FRAMES = pytest.mark.parametrize("aligned", [True, False])
 RATIOS = pytest.mark.parametrize("sampling_ratio", [1, 2, 3, 0])

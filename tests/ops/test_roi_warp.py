@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from maskrcnn.ops.roi_align import Kernel, roi_align
-from maskrcnn.ops.roi_warp import roi_warp, roi_warp_levels
+from maskrcnn.ops.roi_warp import roi_warp_levels
 
-from .roi_cases import boxes_everywhere, pyramid, slow_bilinear, slow_round
+from .roi_cases import boxes_everywhere, on_one_map, pyramid, slow_bilinear, slow_round
+
+roi_warp = on_one_map(roi_warp_levels)
 
 FRAMES = pytest.mark.parametrize("aligned", [True, False])
 RATIOS = pytest.mark.parametrize("sampling_ratio", [1, 2, 0])

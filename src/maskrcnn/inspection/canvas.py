@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import torch
@@ -176,9 +176,10 @@ class Canvas:
         line: int = LINE,
     ) -> None:
         """(N, 4) with one colour, or N of them; the first, which is the best, on top."""
-        several = colours if colours and isinstance(colours[0], tuple) else [colours] * len(boxes)
+        one = bool(colours) and not isinstance(colours[0], tuple)
+        several = cast("Sequence[Colour]", [colours] * len(boxes) if one else colours)
         for box, colour in list(zip(boxes.tolist(), several, strict=True))[::-1]:
-            self._box(box, colour, dotted, line)  # type: ignore[arg-type]
+            self._box(box, colour, dotted, line)
 
     def _box(self, box: Sequence[float], colour: Colour, dotted: bool, line: int) -> None:
         if not np.isfinite(box).all():

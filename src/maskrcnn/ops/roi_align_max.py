@@ -23,31 +23,6 @@ _VALUES = 1 << 22  # of sample points held at a time when detecting: 16 MB in fl
 _NEAR = 1 << 18  # of them looked through at a time: 1 MB, which stays in a core's own cache
 
 
-def roi_align_max(
-    features: Tensor,
-    boxes: Tensor,
-    image_index: Tensor,
-    size: int | tuple[int, int],
-    *,
-    scale: float,
-    sampling_ratio: int = 2,
-    aligned: bool = True,
-    kernel: Kernel | None = None,
-) -> Tensor:
-    """Pool R boxes out of one map: (R, C, S, S), dtype of `features`. Arguments as in `roi_align.roi_align`."""
-    return roi_align_max_levels(
-        [features],
-        boxes,
-        image_index,
-        torch.zeros_like(image_index),
-        size,
-        strides=[1 / scale],
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-        kernel=kernel,
-    )
-
-
 def roi_align_max_levels(
     features: Sequence[Tensor],
     boxes: Tensor,

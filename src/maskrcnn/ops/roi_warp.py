@@ -25,31 +25,6 @@ from maskrcnn.ops.cells import to_whole
 from maskrcnn.ops.roi_align import Kernel, roi_align_levels
 
 
-def roi_warp(
-    features: Tensor,
-    boxes: Tensor,
-    image_index: Tensor,
-    size: int | tuple[int, int],
-    *,
-    scale: float,
-    sampling_ratio: int = 2,
-    aligned: bool = True,
-    kernel: Kernel | None = None,
-) -> Tensor:
-    """Pool R boxes out of one map: (R, C, S, S), dtype of `features`. Arguments as in `roi_align.roi_align`."""
-    return roi_warp_levels(
-        [features],
-        boxes,
-        image_index,
-        torch.zeros_like(image_index),
-        size,
-        strides=[1 / scale],
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-        kernel=kernel,
-    )
-
-
 def roi_warp_levels(
     features: Sequence[Tensor],
     boxes: Tensor,

@@ -7,7 +7,7 @@ Places are rounded twice:
 1. The corners of the box go to the nearest whole cell, halves away from zero. The cell of the far corner belongs to the
    box, so even an empty or inverted one is one cell wide.
 2. A bin, 1 / S of that, grows until its edges lie between cells, so neighbours may share a row of them.
-A bin outside the map is 0. RoIWarp (`roi_warp.py`) rounds only the box, RoIAlign (`roi_align`) nothing; at stride 16 the
+A bin outside the map is 0. RoIWarp (roi_warp.py) rounds only the box, RoIAlign (`roi_align`) nothing; at stride 16 the
 first rounding alone moves an edge by up to 8 px, which hardly hurts a class but does hurt a mask (He et al. 2017, 3).
 """
 

@@ -26,6 +26,7 @@ FLOORS = {
     "losses": 4,
     "inspection": 5,
     "training": 6,
+    "lineage": 7,
     "serving": 7,
     "api": 8,
     "cli": 8,

@@ -29,6 +29,7 @@ _log = logging.getLogger("maskrcnn")
 InMemory = bytes | Image.Image | np.ndarray | Tensor  # forms of one picture that are no path
 Precision = Literal["float32", "bf16"]
 OnError = Callable[[InputError], None]
+Proposer = Callable[[np.ndarray], Tensor]  # picture (H, W, 3) uint8 RGB -> boxes (P, 4) in it
 
 
 class PredictOptions(TypedDict, total=False):
@@ -74,14 +75,23 @@ class Predictor:
     Args:
         model: moved to `device` and set to evaluation.
         device: "auto" or a torch device. precision: of the network's arithmetic; results are float32 always.
+        proposer: gives the boxes (P, 4) to look at in a picture (H, W, 3) uint8 RGB, best first; in place of the
+            detector's own RPN, or because it has none.
     """
 
-    def __init__(self, model: MaskRCNN, device: str | torch.device = "auto", precision: Precision = "float32") -> None:
+    def __init__(
+        self,
+        model: MaskRCNN,
+        device: str | torch.device = "auto",
+        precision: Precision = "float32",
+        proposer: Proposer | None = None,
+    ) -> None:
         if precision not in ("float32", "bf16"):
             raise InputError("no such precision", field="precision", found=precision, expected="float32 or bf16")
         self.device = _device(device)
         self.model = model.to(self.device).eval()
         self.precision = precision
+        self.proposer = proposer
 
     def __repr__(self) -> str:
         return f"Predictor({len(self.class_names)} classes, device={str(self.device)!r}, precision={self.precision!r})"
@@ -171,8 +181,9 @@ class Predictor:
 
     def _detect(self, batch: list[_Loaded], limits: Limits) -> list[Detections]:
         images = [torch.from_numpy(item.pixels).permute(2, 0, 1) for item in batch]  # (3, H, W) uint8
+        proposals = None if self.proposer is None else [self.proposer(item.pixels) for item in batch]
         with torch.no_grad(), self.arithmetic():  # not inference_mode: results are the caller's to change
-            found = self.model(images, limits)
+            found = self.model(images, limits, proposals)
         return [
             replace(on_cpu(detections), source=item.source, picture=partial(read_picture, item.picture))
             for detections, item in zip(found, batch, strict=True)

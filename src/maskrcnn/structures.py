@@ -204,6 +204,8 @@ class Target:
     areas: (G,) float64 pixels as annotated (COCO's size classes go by it), original frame.
     sampling_seed: seeds the choice of anchors and RoIs of this picture, so that it does not depend on its batch.
     gt_keypoints: those of the G objects, or None without keypoints.
+    proposals: (P, 4) float32, boxes that somebody proposed for this picture (Selective Search, another RPN), in its
+        frame; None where the detector's own RPN is to propose.
     """
 
     gt_boxes: Tensor
@@ -215,6 +217,7 @@ class Target:
     areas: Tensor | None = None
     sampling_seed: int = 0
     gt_keypoints: GtKeypoints | None = None
+    proposals: Tensor | None = None
 
     def __len__(self) -> int:
         return self.gt_boxes.shape[0]

@@ -4,13 +4,14 @@ import itertools
 import multiprocessing
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from maskrcnn.data.dataset import Dataset, Sample
+from maskrcnn.data.dataset import AdaptedSequence, Dataset, Sample
 from maskrcnn.data.loader import Batch, TrainLoader, _Steps
 from maskrcnn.data.opening import open_dataset
 from maskrcnn.data.shapes import ShapesDataset
@@ -194,3 +195,15 @@ def test_real_pictures(shared_data: Path) -> None:
     dataset = open_dataset(shared_data / "coco128")
     (batch,) = take(loader(dataset=dataset, batch_size=4, transform=ScaledCrop(256, (0.5, 1.0))), 1)
     assert all(picture.shape == (3, 256, 256) for picture, _ in batch)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_proposals_come_along(workers: int) -> None:
+    drawn = ShapesDataset(2, size=(32, 32), seed=1)
+    given = AdaptedSequence(
+        [(picture, replace(target, proposals=target.gt_boxes + 1)) for picture, target in drawn], drawn.classes
+    )
+    loader = TrainLoader(given, None, 2, 0, workers=workers)
+    for _, target in next(loader.batches()):
+        assert target.proposals is not None
+        assert torch.equal(target.proposals, target.gt_boxes + 1)

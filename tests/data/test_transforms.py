@@ -451,3 +451,21 @@ def test_keypoints_move_as_boxes_do(transform: Transform) -> None:
 def test_a_target_without_keypoints_stays_without() -> None:
     _, after = Flip(1.0)(np.zeros((40, 60, 3), np.uint8), no_objects(), rng())
     assert after.gt_keypoints is None
+
+
+@pytest.mark.parametrize("move", MOVES, ids=str)
+def test_proposals_move_as_boxes_without_masks_do(move: Transform) -> None:
+    picture, target = ShapesDataset(3, size=(90, 120), seed=5)[1]
+    target = replace(target, gt_masks=None, proposals=target.gt_boxes.clone())
+    _, after = move(picture, target, rng(3))
+    assert after.proposals is not None and len(after.proposals) > 0
+    torch.testing.assert_close(after.proposals, after.gt_boxes)
+
+
+def test_proposals_outside_are_left_out_and_none_stay_none() -> None:
+    empty = no_objects()
+    given = replace(empty, proposals=torch.tensor([[2.0, 3.0, 10.0, 20.0], [50.0, 30.0, 60.0, 40.0]]))
+    half = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    after = moved(given, half, (20, 30))
+    assert after.proposals is not None and after.proposals.tolist() == [[2, 3, 10, 20]]
+    assert moved(empty, half, (20, 30)).proposals is None

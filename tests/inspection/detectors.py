@@ -49,6 +49,18 @@ def boxes_only(config: MaskRCNNConfig) -> MaskRCNNConfig:
     return replace(config, mask_head=None)
 
 
+def competing(config: MaskRCNNConfig) -> MaskRCNNConfig:
+    """One softmax over classes and background at each pixel of a mask."""
+    assert config.mask_head is not None
+    return replace(config, mask_head=replace(config.mask_head, classes="competing"))
+
+
+def fully_connected(config: MaskRCNNConfig) -> MaskRCNNConfig:
+    """A mask head without convolutions."""
+    assert config.mask_head is not None
+    return replace(config, mask_head=replace(config.mask_head, num_convs=0, num_fcs=2, fc_channels=32))
+
+
 def one_map(config: MaskRCNNConfig) -> MaskRCNNConfig:
     """C4: no pyramid, one map of stride 16, the body's last stage on every RoI."""
     backbone = replace(config.backbone, levels=("c4",))

@@ -15,10 +15,21 @@ from maskrcnn.inspection.masks import agreement, class_masks, mask_steps, painte
 from maskrcnn.ops.masks import rasterise
 from maskrcnn.ops.rle import decode, encode
 
-from .detectors import Change, boxes_only, by_masks, cascade, centred, inspected, one_map, plain
+from .detectors import (
+    Change,
+    boxes_only,
+    by_masks,
+    cascade,
+    centred,
+    competing,
+    fully_connected,
+    inspected,
+    one_map,
+    plain,
+)
 
 
-@pytest.mark.parametrize("change", [plain, centred, cascade, by_masks, one_map])
+@pytest.mark.parametrize("change", [plain, centred, cascade, by_masks, one_map, competing, fully_connected])
 def test_the_mask_of_the_detected_class_is_the_detectors_own(change: Change) -> None:
     steps = inspected(change)
     rows = list(range(min(6, len(steps.detections))))
@@ -138,3 +149,12 @@ def test_figures_of_masks() -> None:
     assert mask_figures(inspected(boxes_only), View.of(steps.picture)) == []
     nothing = inspected(score_threshold=1.0)
     assert [f.name for f in mask_figures(nothing, View.of(nothing.picture))] == ["masks_steps", "masks_picture"]
+
+
+@pytest.mark.parametrize(("change", "said"), [(competing, "and the background compete"), (plain, "do not compete")])
+def test_the_figure_says_whether_classes_compete(change: Change, said: str) -> None:
+    steps = inspected(change)
+    figures = {figure.name: figure for figure in mask_figures(steps, View.of(steps.picture))}
+    assert f"and classes {said} for a pixel" in figures["masks_classes"].caption
+    sums = class_masks(steps, [0]).sum(dim=1)
+    assert (float(sums.max()) <= 1 + 1e-5) == (change is competing)

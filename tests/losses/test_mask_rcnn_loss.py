@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskrcnn.errors import InputError
 from maskrcnn.losses.mask_loss import MaskLossConfig
 from maskrcnn.losses.mask_rcnn_loss import LossConfig, MaskRCNNLoss
 from maskrcnn.losses.matcher import FOREGROUND
@@ -257,3 +258,55 @@ def test_learning_in_frames_of_its_own(tiny_config: MaskRCNNConfig, tiny_losses:
         optimizer.step()
         totals.append(total.item())
     assert totals[-1] < 0.7 * totals[0]
+
+
+def with_proposals(made: Target, boxes: list[list[float]]) -> Target:
+    return replace(made, proposals=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+
+
+@pytest.mark.parametrize("learn", ["rpn", "heads"])
+def test_a_part_alone(tiny_model: MaskRCNN, tiny_losses: LossConfig, learn: Any) -> None:
+    """The same numbers as in the sum of all, and the other part's weights get no gradient."""
+    pictures, targets = batch(tiny_model, 2), [target(OBJECTS, seed=3), target(OBJECTS[:1], seed=4)]
+    whole = MaskRCNNLoss(tiny_model, tiny_losses)(pictures, targets)
+    part = MaskRCNNLoss(tiny_model, replace(tiny_losses, learn=learn))(pictures, targets)
+    assert list(part) == ["total", *(PARTS[:2] if learn == "rpn" else PARTS[2:])]
+    if learn == "rpn":  # heads alone draw other RoIs: their generators come fresh
+        assert all(torch.equal(part[name], whole[name]) for name in PARTS[:2])
+    tiny_model.zero_grad()
+    part["total"].backward()
+    learns = {name.split(".")[0] for name, weight in tiny_model.named_parameters() if weight.grad is not None}
+    expected = {"rpn"} if learn == "rpn" else {"box_head", "mask_head"}
+    assert learns == {"backbone", "fpn"} | expected
+
+
+def test_given_proposals_are_what_the_heads_learn_from(tiny_config: MaskRCNNConfig, tiny_losses: LossConfig) -> None:
+    """Fast R-CNN: with the objects' own boxes and one far from all, those and no others are sampled."""
+    model = MaskRCNN(replace(tiny_config, rpn=None))
+    far = [[40.0, 0.0, 63.0, 9.0]]
+    noting = Noting()
+    losses = MaskRCNNLoss(model, tiny_losses, noting)(
+        batch(model, 2), [with_proposals(target(OBJECTS), OBJECTS + far), with_proposals(target(OBJECTS), [])]
+    )
+    assert list(losses) == ["total", "box_class", "box_delta", "mask"]
+    (foreground, background), (only, nothing) = noting.chosen
+    assert len(foreground) <= 2 * len(OBJECTS) and background.tolist() == [len(OBJECTS)]  # the far one
+    assert set(only.tolist()) <= {0, 1, 2} and len(nothing) == 0  # without proposals: the objects themselves
+    assert_all_learn(model, losses["total"])
+
+
+def test_given_proposals_take_the_place_of_the_rpns(tiny_model: MaskRCNN, tiny_losses: LossConfig) -> None:
+    noting = Noting()
+    targets = [with_proposals(target(OBJECTS), [[0.0, 0.0, 9.0, 9.0]]), target(OBJECTS)]
+    losses = MaskRCNNLoss(tiny_model, tiny_losses, noting)(batch(tiny_model, 2), targets)
+    assert list(losses) == ["total", *PARTS]
+    of_given, of_rpn = noting.chosen[2:]
+    assert sum(map(len, of_given)) <= 1 + len(OBJECTS) < sum(map(len, of_rpn))
+
+
+def test_no_rpn_and_no_proposals(tiny_config: MaskRCNNConfig, tiny_losses: LossConfig) -> None:
+    model = MaskRCNN(replace(tiny_config, rpn=None))
+    with pytest.raises(InputError, match=r"target\.proposals.*1 of 2"):
+        MaskRCNNLoss(model, tiny_losses)(batch(model, 2), [with_proposals(target(OBJECTS), []), target(OBJECTS)])
+    with pytest.raises(InputError, match="learn"):
+        MaskRCNNLoss(model, replace(tiny_losses, learn="rpn"))

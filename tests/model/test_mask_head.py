@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from maskrcnn.model.mask_head import MaskHead, MaskHeadConfig
+from maskrcnn.errors import InputError
+from maskrcnn.model.config import from_dict, to_dict
+from maskrcnn.model.mask_head import MaskHead, MaskHeadConfig, competing_logits
+from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 
 
 def head(side: int = 28, classes: int = 4, agnostic: bool = False, num_convs: int = 2, channels: int = 8) -> MaskHead:
@@ -74,3 +79,94 @@ def test_with_a_norm() -> None:
     model = MaskHead(MaskHeadConfig(num_convs=3, channels=8, norm="group"), 6, 2)
     assert sum(isinstance(module, nn.GroupNorm) for module in model.modules()) == 3
     assert model(torch.randn(2, 6, 14, 14), torch.tensor([1, 2])).shape == (2, 28, 28)
+
+
+def competing(side: int = 28, classes: int = 4) -> MaskHead:
+    config = replace(head(side, classes).config, classes="competing")
+    made = MaskHead(config, 6, classes)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return made
+
+
+@pytest.mark.parametrize("side", [14, 15, 28])
+def test_where_classes_compete_probabilities_are_a_softmax(side: int) -> None:
+    model, pooled, labels = (
+        competing(side),
+        torch.randn(7, 6, side // 2, side // 2),
+        torch.tensor([1, 4, 2, 3, 1, 1, 4]),
+    )
+    planes = model.planes(pooled)
+    assert planes.shape == (7, 5, side, side)
+    expected = torch.softmax(planes, dim=1)
+    torch.testing.assert_close(model(pooled, labels).sigmoid(), expected[range(7), labels], atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.all_classes(pooled).sigmoid(), expected[:, 1:], atol=1e-6, rtol=0)
+
+
+def test_one_class_against_the_background_is_the_difference_of_two_planes() -> None:
+    model, pooled = competing(classes=1), torch.randn(3, 6, 14, 14)
+    planes = model.planes(pooled)
+    logits = model(pooled, torch.ones(3, dtype=torch.int64))
+    torch.testing.assert_close(logits, planes[:, 1] - planes[:, 0])
+
+
+def test_competing_logits_of_sure_planes_stay_finite() -> None:
+    planes = torch.tensor([0.0, 1e4, -1e4])[None, :, None, None]
+    logits = [float(competing_logits(planes, torch.tensor([label]))) for label in (0, 1, 2)]
+    assert logits == [-1e4, 1e4, -2e4]
+
+
+def test_competing_logits_have_the_gradient_of_their_definition() -> None:
+    """In float64, against finite differences, and against log p - log(1 - p) where that is not yet rounded away."""
+    planes, labels = torch.randn(4, 5, 3, 3, dtype=torch.float64, requires_grad=True), torch.tensor([1, 4, 2, 2])
+    assert torch.autograd.gradcheck(lambda x: competing_logits(x, labels), (planes,))
+    p = torch.softmax(planes, dim=1)[range(4), labels]
+    torch.testing.assert_close(competing_logits(planes, labels), p.log() - (1 - p).log())
+
+
+def test_competing_with_no_rois_or_labels() -> None:
+    model = competing()
+    assert model(torch.zeros(0, 6, 14, 14), torch.zeros(0, dtype=torch.int64)).shape == (0, 28, 28)
+    assert model.all_classes(torch.zeros(0, 6, 14, 14)).shape == (0, 4, 28, 28)
+    assert model(torch.randn(2, 6, 14, 14), torch.tensor([0, 3])).isfinite().all()
+
+
+def test_where_classes_compete_all_of_them_learn() -> None:
+    model = competing()
+    model(torch.randn(1, 6, 14, 14), torch.tensor([2])).sum().backward()
+    assert model.masks.weight.grad is not None and model.masks.weight.grad.flatten(1).any(dim=1).all()
+
+
+def test_one_mask_for_all_classes_leaves_none_to_compete() -> None:
+    expected = r"MaskHeadConfig\.class_agnostic: .*found True; expected false, where classes compete for a pixel"
+    with pytest.raises(InputError, match=expected):
+        MaskHeadConfig(class_agnostic=True, classes="competing")
+
+
+def test_configs_written_before_there_were_variants_are_read() -> None:
+    config = MaskHeadConfig(side=14, num_convs=1)
+    written = to_dict(config)
+    old = {name: written[name] for name in ("side", "num_convs", "channels", "norm", "class_agnostic")}
+    assert from_dict(MaskHeadConfig, old) == config == from_dict(MaskHeadConfig, written)
+
+
+@pytest.mark.parametrize("change", [{"classes": "competing"}, {"num_fcs": 2, "num_convs": 0, "fc_channels": 16}])
+def test_detecting_with_a_variant(tiny_config: MaskRCNNConfig, change: dict[str, object]) -> None:
+    """Masks of each picture as the head gives them for the detected boxes."""
+    assert tiny_config.mask_head is not None
+    changed = replace(tiny_config, mask_head=replace(tiny_config.mask_head, **change))  # type: ignore[arg-type]
+    model = MaskRCNN(from_dict(MaskRCNNConfig, to_dict(changed))).eval()
+    assert model.config == changed and model.mask_head is not None
+    nn.init.normal_(model.mask_head.masks.weight, std=2.0)
+    nn.init.normal_(model.box_head.classes.weight, std=0.3)
+    picture = torch.rand(3, 64, 80)
+    with torch.no_grad():
+        batch = model.preprocess([picture])
+        features = model.features(batch.pixels)
+        found = model.detect(batch.pixels, batch.image_sizes)
+        pooled = model.pooled_for_masks(features, found.boxes[0], torch.zeros(10, dtype=torch.int64))
+        expected = model.mask_head.all_classes(pooled).sigmoid()[range(10), found.labels[0] - 1]
+        (detections,) = model([picture])
+    assert len(detections) == 10 and len(detections.labels.unique()) > 1 and detections.masks is not None
+    torch.testing.assert_close(detections.masks.probabilities, expected, atol=1e-5, rtol=0)
+    assert detections.masks.probabilities.std() > 0.1

@@ -100,3 +100,28 @@ def test_many_names_are_cut_short(model: MaskRCNN) -> None:
     notes = adapt_classes(model, names, tuple(range(1, 41)))[1]
     assert notes[-1].startswith("rows made anew for 40 classes: class 0, class 1, ")
     assert notes[-1].endswith("class 11 and 28 more")
+
+
+@pytest.mark.parametrize("num_fcs", [0, 1])
+@pytest.mark.parametrize("classes", ["independent", "competing"])
+def test_planes_of_each_kind_of_mask_head_are_kept(tiny_config: MaskRCNNConfig, num_fcs: int, classes: str) -> None:
+    """Planes of shared names and of the background are the checkpoint's, where the last layer has M * M rows each too."""
+    assert tiny_config.mask_head is not None
+    head = replace(tiny_config.mask_head, classes=classes, num_fcs=num_fcs, fc_channels=8)  # type: ignore[arg-type]
+    old = MaskRCNN(replace(tiny_config, mask_head=head))
+    with torch.no_grad():
+        for parameter in old.parameters():
+            parameter.normal_()
+    adapted, notes = adapt_classes(old, ("star", "triangle", "circle", "moon"), (1, 2, 3, 4))
+    assert adapted.mask_head is not None and old.mask_head is not None and "mask_head.masks" in notes[0]
+    pooled = torch.randn(2, 16, head.pooled_side, head.pooled_side)
+    with torch.no_grad():
+        new, its = adapted.mask_head.planes(pooled), old.mask_head.planes(pooled)
+    first = classes == "competing"  # the background's plane
+    assert new.shape[1] == 4 + first and its.shape[1] == 3 + first
+    for plane, source in ((1, 2), (2, 0)):
+        assert torch.allclose(new[:, plane + first], its[:, source + first], rtol=1e-4, atol=1e-4)
+    if first:
+        assert torch.allclose(new[:, 0], its[:, 0], rtol=1e-4, atol=1e-4)
+    for plane in (0, 3):
+        assert not any(torch.allclose(new[:, plane + first], other, atol=0.1) for other in its.unbind(1))

@@ -248,6 +248,11 @@ class LossOptions:
     post_nms_top_n: Whole = None
     """Proposals of each picture after NMS."""
 
+    learn: Annotated[
+        Literal["all", "rpn", "heads"] | None, one_of("all", "rpn", "heads"), presets_own("{all,rpn,heads}")
+    ] = None
+    """The whole detector, or its RPN or its heads alone; the body learns with either, unless --freeze."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeOptions:

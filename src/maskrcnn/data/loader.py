@@ -162,6 +162,7 @@ class _Packed:
     sampling_seed: int
     points: np.ndarray | None
     keypoints: KeypointScheme | None
+    proposals: np.ndarray | None
 
 
 class _Samples(TorchDataset[_Packed | str]):
@@ -207,6 +208,7 @@ def _packed(picture: np.ndarray, target: Target) -> _Packed:
         target.sampling_seed,
         None if target.gt_keypoints is None else target.gt_keypoints.points.numpy(),
         None if target.gt_keypoints is None else target.gt_keypoints.scheme,
+        None if target.proposals is None else target.proposals.numpy(),
     )
 
 
@@ -222,6 +224,7 @@ def _unpacked(packed: _Packed | str) -> tuple[Tensor, Target]:
         image_id=packed.image_id,
         areas=None if packed.areas is None else torch.from_numpy(packed.areas),
         sampling_seed=packed.sampling_seed,
+        proposals=None if packed.proposals is None else torch.from_numpy(packed.proposals),
     )
     if packed.points is not None and packed.keypoints is not None:
         target = replace(target, gt_keypoints=GtKeypoints(torch.from_numpy(packed.points), packed.keypoints))

@@ -290,14 +290,13 @@ class Photometric:
 def moved(target: Target, affine: np.ndarray, size: Size, min_visible: float = 0.0) -> Target:
     """The target after an axis-aligned `affine` (2, 3) into a picture of `size` (height, width).
 
-    A mirror exchanges left and right keypoints.
+    A mirror exchanges left and right keypoints. Proposals are cut at the border.
 
     Boxes that the border cuts become tight around what is visible of the mask, or are clipped where there is none.
     An object is dropped when nothing, or less than 2 px of box, is left of it by the cut, or less than the share
     `min_visible` of its box.
     """
-    corners = target.gt_boxes.double().numpy().reshape(-1, 2, 2) @ affine[:, :2].T + affine[:, 2]
-    whole = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)  # (G, 4)
+    whole = _moved_boxes(target.gt_boxes, affine)  # (G, 4)
     boxes = np.clip(whole, 0, (size[1], size[0]) * 2)
     is_cut = np.abs(boxes - whole).max(axis=1, initial=0) > _NEARLY
     keep = ~is_cut | (_areas(boxes) >= np.maximum(_LEAST_AREA, min_visible * _areas(whole)))
@@ -308,9 +307,26 @@ def moved(target: Target, affine: np.ndarray, size: Size, min_visible: float = 0
         keep[border] = _areas(boxes[border]) >= _LEAST_AREA
     points = None if target.gt_keypoints is None else target.gt_keypoints.moved(affine, size)
     after = replace(
-        target, gt_boxes=torch.from_numpy(boxes.astype(np.float32)), gt_masks=masks, gt_keypoints=points, size=size
+        target,
+        gt_boxes=torch.from_numpy(boxes.astype(np.float32)),
+        gt_masks=masks,
+        gt_keypoints=points,
+        size=size,
+        proposals=None if target.proposals is None else _moved_proposals(target.proposals, affine, size),
     )
     return after if keep.all() else after.chosen(torch.from_numpy(keep))
+
+
+def _moved_boxes(boxes: torch.Tensor, affine: np.ndarray) -> np.ndarray:
+    """(B, 4) float64: boxes (B, 4) after an axis-aligned affine, uncut."""
+    corners = boxes.double().numpy().reshape(-1, 2, 2) @ affine[:, :2].T + affine[:, 2]
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def _moved_proposals(proposals: torch.Tensor, affine: np.ndarray, size: Size) -> torch.Tensor:
+    """(P', 4): cut to the picture, without those of which less than 2 px are left."""
+    boxes = np.clip(_moved_boxes(proposals, affine), 0, (size[1], size[0]) * 2)
+    return torch.from_numpy(boxes[_areas(boxes) >= _LEAST_AREA].astype(np.float32))
 
 
 def resized(picture: np.ndarray, target: Target, scale: float) -> tuple[np.ndarray, Target]:

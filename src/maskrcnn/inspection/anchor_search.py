@@ -80,13 +80,13 @@ class AnchorSearch:
     def of(cls, steps: Steps) -> AnchorSearch:
         cut = steps.config.proposal_windows(steps.batch.image_sizes, steps.padded_size)[0]
         deltas = torch.cat(steps.rpn.deltas, 1)[0].detach()
-        moved = clip_to(steps.config.rpn.coder.decode(deltas, steps.anchors), cut)
+        moved = clip_to(steps.config.own_rpn.coder.decode(deltas, steps.anchors), cut)
         return cls(
             raw=BoxesByPlace.of(on_cpu_edges(steps, steps.anchors)),
             refined=BoxesByPlace.of(on_cpu_edges(steps, moved)),
             logits=steps.anchor_logits.detach().cpu().numpy(),
             levels=steps.anchor_levels.cpu().numpy(),
-            stride=float(max(steps.model.rpn.strides.values())),
+            stride=float(max(steps.model.own_rpn.strides.values())),
         )
 
     def covering(self, box: np.ndarray, iou: float) -> tuple[np.ndarray, np.ndarray]:

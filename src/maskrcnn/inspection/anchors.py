@@ -95,11 +95,11 @@ def best_anchors(steps: Steps, count: int = 100) -> BestAnchors:
     order = steps.anchor_logits.float().cpu().argsort(descending=True, stable=True)[:count]
     per_level, first = [], 0
     for name, (stride, anchors) in zip(
-        steps.level_names, zip(steps.model.rpn.strides.values(), steps.rpn.anchors, strict=True), strict=True
+        steps.level_names, zip(steps.model.own_rpn.strides.values(), steps.rpn.anchors, strict=True), strict=True
     ):
         some = objectness[first : first + len(anchors)]
         first += len(anchors)
-        boxes = steps.in_original(anchors[: steps.config.rpn.anchors.per_cell]).cpu()
+        boxes = steps.in_original(anchors[: steps.config.own_rpn.anchors.per_cell]).cpu()
         side = float(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=0).sqrt().mean())
         height, width = steps.features[name].shape[2:]
         best, likely = float(some.max()), int((some >= 0.5).sum())

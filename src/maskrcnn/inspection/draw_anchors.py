@@ -46,7 +46,7 @@ def anchor_figures(steps: Steps, view: View) -> list[Figure]:
 
 def _shapes(steps: Steps, view: View, best: BestAnchors) -> Figure:
     """The anchors of the cell in the middle of each level."""
-    middles, per_cell = [], steps.config.rpn.anchors.per_cell
+    middles, per_cell = [], steps.config.own_rpn.anchors.per_cell
     for level, anchors in zip(best.per_level, steps.rpn.anchors, strict=True):
         cell = level.grid[0] // 2 * level.grid[1] + level.grid[1] // 2
         middles.append(steps.in_original(anchors[cell * per_cell : (cell + 1) * per_cell]).cpu())

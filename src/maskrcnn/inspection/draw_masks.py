@@ -132,7 +132,9 @@ def _coloured(each: MaskSteps, window: Window, size: tuple[int, int]) -> np.ndar
 
 def _classes(steps: Steps, view: View, some: list[MaskSteps]) -> Figure:
     """A row for each detection: the picture, and the masks of the likeliest classes, its own framed."""
-    names = steps.config.class_names
+    names, head = steps.config.class_names, steps.config.mask_head
+    assert head is not None
+    compete = "do not compete" if head.classes == "independent" else "and the background compete"
     rows: list[np.ndarray] = []
     table: list[tuple[Number, ...]] = []
     for each in some:
@@ -151,8 +153,7 @@ def _classes(steps: Steps, view: View, some: list[MaskSteps]) -> Figure:
         "masks_classes",
         "masks",
         "One mask for each class",
-        "The mask head makes a mask for every class, and classes do not compete for a pixel: the box head has "
-        "chosen the "
+        f"The mask head makes a mask for every class, and classes {compete} for a pixel: the box head has chosen the "
         "class, whose mask, framed, is taken.",
         page(*rows, legend(Key("fill", _dark(), "0"), Key("fill", _bright(), "1: of the object"))),
         (

@@ -95,7 +95,7 @@ def _gates(steps: Steps, view: View, passed: tuple[Gate, ...]) -> Figure:
         if not len(rows):
             canvas.notice("none left")
         parts.append((name, canvas.array()))
-    rpn = steps.config.rpn
+    rpn = steps.config.own_rpn
     table: list[tuple[Number, ...]] = [(gate.name, gate.count, *gate.per_level) for gate in passed]
     return Figure(
         "proposals_gates",

@@ -315,7 +315,7 @@ def _at_proposals(lines: Lines, i: int) -> Death | None:
     came = overlap >= lines.iou
     if not came.any():
         return None
-    kept, logits, config = came & lines.candidate_kept, lines.candidate_logits, lines.steps.config.rpn
+    kept, logits, config = came & lines.candidate_kept, lines.candidate_logits, lines.steps.config.own_rpn
     row = _best(kept if kept.any() else came, logits)
     common: dict[str, Evidence] = {"iou": float(overlap[row]), "logit": float(logits[row])}
     if kept.any():
@@ -371,7 +371,7 @@ def _at_anchors(lines: Lines, i: int) -> Death:
 
 def _objectness(lines: Lines, rows: np.ndarray, overlap: np.ndarray) -> Death:
     """rows: anchors that cover the object once they are moved, of which none went into NMS."""
-    search, config = lines.search, lines.steps.config.rpn
+    search, config = lines.search, lines.steps.config.own_rpn
     groups = np.zeros_like(search.levels) if config.levels_together else search.levels
     needed = np.full(int(groups.max()) + 1, -np.inf, dtype=np.float64)
     for group in range(len(needed)):
@@ -403,7 +403,7 @@ def _anchor_evidence(lines: Lines, row: int) -> dict[str, Evidence]:
 
 def _nearest_sizes(steps: Steps, size: list[float]) -> list[float]:
     """The anchor sizes next below and next above that of an object."""
-    sizes = sorted({size for level in steps.config.rpn.anchors.sizes for size in level})
+    sizes = sorted({size for level in steps.config.own_rpn.anchors.sizes for size in level})
     side = (size[0] * size[1]) ** 0.5
     below, above = [s for s in sizes if s <= side], [s for s in sizes if s > side]
     return [float(s) for s in below[-1:] + above[:1]]

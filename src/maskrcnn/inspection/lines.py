@@ -71,7 +71,7 @@ class Lines:
     def candidate_group(self) -> np.ndarray:
         """(B,) candidates that meet in NMS: those of a level, or all."""
         levels = array(self.steps.anchor_levels)[self.anchor_of]
-        return np.zeros_like(levels) if self.steps.config.rpn.levels_together else levels
+        return np.zeros_like(levels) if self.steps.config.own_rpn.levels_together else levels
 
     @cached_property
     def is_candidate(self) -> np.ndarray:

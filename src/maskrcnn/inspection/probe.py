@@ -85,7 +85,7 @@ class Steps:
     @property
     def level_names(self) -> tuple[str, ...]:
         """Names of the levels that have anchors, fine to coarse."""
-        return tuple(self.model.rpn.strides)
+        return tuple(self.model.own_rpn.strides)
 
     def in_original(self, boxes: Tensor) -> Tensor:
         """Boxes (..., 4) of the padded frame in the original frame, corners on edges. They may reach outside it."""
@@ -123,8 +123,8 @@ def walk(model: MaskRCNN, image: Tensor, limits: Limits, picture: np.ndarray, ta
     windows = config.windows(batch.image_sizes, (height, width))
     body: dict[str, Tensor] = model.backbone(batch.pixels)
     features: dict[str, Tensor] = body if model.fpn is None else model.fpn(body)
-    rpn = model.rpn(features, (height, width))
-    candidates = proposal_candidates(rpn, cuts, config.rpn)
+    rpn = model.own_rpn(features, (height, width))
+    candidates = proposal_candidates(rpn, cuts, config.own_rpn)
     proposals = candidates.proposals()
     outputs, rois = model.read_boxes(features, proposals, windows, drop_empty=True)
     rivals = detection_candidates(outputs, rois, windows, model.box_heads[-1].coder, config.detection)

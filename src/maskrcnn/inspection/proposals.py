@@ -98,7 +98,7 @@ def recall(steps: Steps, counts: tuple[int, ...] = ASKED) -> Recall | None:
         for threshold, needed in first.items():
             reaches = overlap >= threshold
             needed[rows] = torch.where(reaches.any(dim=1), reaches.int().argmax(dim=1) + 1, 0)
-    limit = steps.config.rpn.post_nms_top_n
+    limit = steps.config.own_rpn.post_nms_top_n
     shares = {
         threshold: tuple(_share(needed, n) if n <= limit else None for n in counts)
         for threshold, needed in first.items()

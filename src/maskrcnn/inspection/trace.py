@@ -230,7 +230,7 @@ class _Table:
         facts: Plain = {"network_width": round(x2 - x1, 1), "network_height": round(y2 - y1, 1)}
         if way.anchor is not None:
             name = self.steps.level_names[int(self.anchor_levels[way.anchor])]
-            stride = self.steps.model.rpn.strides[name]
+            stride = self.steps.model.own_rpn.strides[name]
             facts |= {"level": name, "stride": stride, "cells_across": round((x2 - x1) / stride, 1)}
             facts |= {"cells_down": round((y2 - y1) / stride, 1)}
         return _step(box, None, **facts)

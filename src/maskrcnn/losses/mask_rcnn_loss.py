@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.errors import InputError
 from maskrcnn.losses.box_loss import BoxLossConfig, box_loss, rematch, sample_rois
 from maskrcnn.losses.cascade_loss import CascadeLossConfig, share_gradient
 from maskrcnn.losses.keypoint_loss import NOTHING, KeypointLossConfig, keypoint_cells, keypoint_loss
-from maskrcnn.losses.mask_loss import MaskLossConfig, mask_loss
+from maskrcnn.losses.mask_loss import MaskLossConfig, competing_mask_loss, mask_loss
 from maskrcnn.losses.rpn_loss import RPNLossConfig, rpn_loss
 from maskrcnn.losses.sampler import Sampler, sample
 from maskrcnn.model.box_head import BoxOutputs
@@ -25,7 +27,7 @@ from maskrcnn.model.config import require
 from maskrcnn.model.frames import on_edges, to_padded
 from maskrcnn.model.keypoint_head import KeypointHead
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
-from maskrcnn.model.rpn import RPNConfig, propose
+from maskrcnn.model.rpn import RPNConfig, RPNOutputs, propose
 from maskrcnn.ops.masks import crop_masks
 from maskrcnn.structures import ImageBatch, SampledRoIs, Target
 
@@ -41,6 +43,7 @@ class LossConfig:
     keypoint: KeypointLossConfig = field(default_factory=KeypointLossConfig)
     pre_nms_top_n: int = 2000  # of each level, when learning; Lin et al. 2017, 4.1
     post_nms_top_n: int = 2000  # per image, when learning
+    learn: Literal["all", "rpn", "heads"] = "all"  # rpn, heads: these alone, as in Ren et al. 2015, 3.2, 4 steps
 
     def __post_init__(self) -> None:
         require(self.pre_nms_top_n >= 1, self, "pre_nms_top_n", "at least 1")
@@ -74,12 +77,16 @@ class MaskRCNNLoss(nn.Module):
         later, limits = len(model.later_box_heads), self.config.cascade.foreground_ious
         fits = not later or later == len(limits)
         require(fits, self.config.cascade, "foreground_ious", f"{later} values, one for each later stage")
+        require(self.config.learn != "rpn" or model.rpn is not None, self.config, "learn", "heads: there is no RPN")
 
     def forward(self, batch: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         """batch: N images. targets: N, in the resized frame, on the same device.
 
+        The heads learn from a target's own proposals where it has some, else from the RPN's.
+
         Returns {"total": weighted sum, "rpn_objectness": ..., "rpn_box": ..., "box_class": ..., "box_delta": ...,
-        "mask": ..., "keypoint": ...}, the last two where the model has such a head; the parts are not weighted.
+        "mask": ..., "keypoint": ...}, those of the parts that the model has and that learn; they are not weighted.
+        Errors: `InputError` where there is no RPN and a target has no proposals.
         """
         model, config = self.model, self.config
         padded_size = (batch.pixels.shape[2], batch.pixels.shape[3])
@@ -87,15 +94,46 @@ class MaskRCNNLoss(nn.Module):
         targets = [_padded_frame(target, window, model.config) for target, window in zip(targets, windows, strict=True)]
         generators = [torch.Generator().manual_seed(target.sampling_seed) for target in targets]
         features = model.features(batch.pixels)
-        rpn_outputs = model.rpn(features, padded_size)
-        losses = rpn_loss(rpn_outputs, targets, generators, config.rpn, self.sampler, model.config.rpn.coder)
-        cuts = model.config.proposal_windows(batch.image_sizes, padded_size)
-        proposals = propose(rpn_outputs, cuts, config.limits(model.config.rpn))
+        losses: dict[str, Tensor] = {}
+        rpn_outputs = None if model.rpn is None else model.rpn(features, padded_size)
+        if rpn_outputs is not None and config.learn != "heads":
+            coder = model.config.own_rpn.coder
+            losses |= rpn_loss(rpn_outputs, targets, generators, config.rpn, self.sampler, coder)
+        if config.learn != "rpn":
+            cuts = model.config.proposal_windows(batch.image_sizes, padded_size)
+            proposals = self._proposals(rpn_outputs, cuts, targets)  # N tensors (P_i, 4)
+            losses |= self._head_losses(features, proposals, targets, windows, generators)
+        total = torch.stack([config.weights[name] * loss for name, loss in losses.items()]).sum()
+        return {"total": total, **losses}
+
+    def _proposals(self, outputs: RPNOutputs | None, cuts: Tensor, targets: Sequence[Target]) -> list[Tensor]:
+        """N tensors (P_i, 4): those given with the pictures, or the RPN's where a picture has none."""
+        given = [target.proposals for target in targets]
+        if outputs is not None and any(boxes is None for boxes in given):
+            proposed = propose(outputs, cuts, self.config.limits(self.model.config.own_rpn))
+            own = [boxes[valid] for boxes, valid in zip(proposed.boxes, proposed.valid, strict=True)]
+            return [mine if boxes is None else boxes for mine, boxes in zip(own, given, strict=True)]
+        found = [boxes for boxes in given if boxes is not None]
+        if len(found) < len(given):
+            expected = "proposals with each picture, since the detector has no RPN"
+            counts = f"{len(found)} of {len(given)}"
+            raise InputError("some are missing", field="target.proposals", found=counts, expected=expected)
+        return found
+
+    def _head_losses(
+        self,
+        features: Mapping[str, Tensor],
+        proposals: Sequence[Tensor],
+        targets: Sequence[Target],
+        windows: Tensor,
+        generators: Sequence[torch.Generator],
+    ) -> dict[str, Tensor]:
+        """The heads' part of the losses, from N tensors (P_i, 4) of proposals."""
+        model = self.model
+        losses: dict[str, Tensor] = {}
         rois = [
-            sample_rois(boxes[valid], target, generator, config.box, self.sampler)
-            for boxes, valid, target, generator in zip(
-                proposals.boxes, proposals.valid, targets, generators, strict=True
-            )
+            sample_rois(boxes, target, generator, self.config.box, self.sampler)
+            for boxes, target, generator in zip(proposals, targets, generators, strict=True)
         ]
         for stage in range(len(model.box_heads)):
             outputs, box_losses = self._box_loss(stage, features, rois, targets)
@@ -106,8 +144,7 @@ class MaskRCNNLoss(nn.Module):
                 losses |= self._keypoint_loss(model.keypoint_head, features, rois, targets)
             if stage + 1 < len(model.box_heads):
                 rois = self._next_rois(stage, outputs, rois, targets, windows)
-        total = torch.stack([config.weights[name] * loss for name, loss in losses.items()]).sum()
-        return {"total": total, **losses}
+        return losses
 
     def _box_loss(
         self, stage: int, features: Mapping[str, Tensor], rois: Sequence[SampledRoIs], targets: Sequence[Target]
@@ -144,10 +181,14 @@ class MaskRCNNLoss(nn.Module):
         if not any(len(r.labels) for r in learning):
             learning[0] = _stand_in(rois[0].boxes.device)
         boxes, labels = torch.cat([r.boxes for r in learning]), torch.cat([r.labels for r in learning])
-        logits = head(model.pooled_for_masks(features, boxes, _image_index(learning)), labels)
-        side = head.config.side
+        pooled, side = model.pooled_for_masks(features, boxes, _image_index(learning)), head.config.side
         masks = torch.cat([self._mask_target(r, target, side) for r, target in zip(learning, targets, strict=True)])
-        losses = mask_loss(logits, masks.to(logits), labels > 0)
+        if head.config.classes == "competing":
+            planes = head.planes(pooled)
+            losses = competing_mask_loss(planes, masks.to(planes), labels)
+        else:
+            logits = head(pooled, labels)
+            losses = mask_loss(logits, masks.to(logits), labels > 0)
         return {_named(name, stage): loss for name, loss in losses.items()}
 
     def _mask_target(self, rois: SampledRoIs, target: Target, side: int) -> Tensor:
@@ -198,7 +239,10 @@ def _padded_frame(target: Target, window: Tensor, config: MaskRCNNConfig) -> Tar
     if keypoints is not None and (left or top):
         keypoints = replace(keypoints, points=keypoints.points + keypoints.points.new_tensor([left, top, 0.0]))
     boxes = to_padded(target.gt_boxes, window, config.corners)
-    return replace(target, gt_boxes=boxes, gt_masks=masks, gt_keypoints=keypoints)
+    proposals = target.proposals
+    if proposals is not None:
+        proposals = to_padded(proposals, window, config.corners)
+    return replace(target, gt_boxes=boxes, gt_masks=masks, gt_keypoints=keypoints, proposals=proposals)
 
 
 def _named(name: str, stage: int) -> str:

@@ -15,14 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from maskrcnn.errors import InputError
 from maskrcnn.model.backbone import Backbone, BackboneConfig
 from maskrcnn.model.box_head import BoxHead, BoxHeadConfig, BoxOutputs, DetectionConfig, select_detections
 from maskrcnn.model.cascade import CascadeConfig, average_logits, refine
 from maskrcnn.model.config import MOST, is_count, is_share, require
 from maskrcnn.model.fpn import FPN, FPNConfig
 from maskrcnn.model.frames import Corners, on_edges, to_original, windows_of
+from maskrcnn.model.given import given_proposals
 from maskrcnn.model.keypoint_head import KeypointHead, KeypointHeadConfig, place_keypoints
 from maskrcnn.model.mask_head import MaskHead, MaskHeadConfig
+from maskrcnn.model.mask_mlp import MaskMLP, make_mask_head
 from maskrcnn.model.preprocess import Preprocess, PreprocessConfig
 from maskrcnn.model.roi_pooler import RoIPooler, RoIPoolerConfig
 from maskrcnn.model.roi_stage import RoIStage
@@ -38,8 +41,8 @@ ROIS_AT_ONCE = 200  # in a head that widens them, so that memory does not grow w
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRCNNConfig:
-    """The tree of all parts. Without `mask_head` it is Faster R-CNN (Ren et al. 2015). Both may have a `keypoint_head`
-    (He et al. 2017, 5).
+    """The tree of all parts. Without `mask_head` it is Faster R-CNN (Ren et al. 2015), and without `rpn` too Fast R-CNN
+    (Girshick 2015), whose proposals come with the picture. All may have a `keypoint_head` (He et al. 2017, 5).
 
     fpn None: the heads read the backbone's one map as it is. With `roi_stage`, c4 and the body's last stage on every
     RoI ("C4"; He et al. 2017, Fig. 4 left).
@@ -50,7 +53,7 @@ class MaskRCNNConfig:
     preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     fpn: FPNConfig | None = field(default_factory=FPNConfig)
-    rpn: RPNConfig = field(default_factory=RPNConfig)
+    rpn: RPNConfig | None = field(default_factory=RPNConfig)  # none: proposals are given with each picture
     roi_pooler: RoIPoolerConfig = field(default_factory=RoIPoolerConfig)
     roi_stage: bool = False
     box_head: BoxHeadConfig = field(default_factory=BoxHeadConfig)
@@ -85,7 +88,14 @@ class MaskRCNNConfig:
     @property
     def corners(self) -> Corners:
         """Of all boxes until the original frame: they come of anchors."""
-        return self.rpn.anchors.corners
+        return "edges" if self.rpn is None else self.rpn.anchors.corners
+
+    @property
+    def own_rpn(self) -> RPNConfig:
+        """`rpn`, where there must be one. Errors: `InputError` where there is none."""
+        if self.rpn is None:
+            raise InputError("the detector has none", field="rpn", expected="a detector that makes its own proposals")
+        return self.rpn
 
     def windows(self, image_sizes: Tensor, padded_size: Size) -> Tensor:
         """(N, 4): where pictures of `image_sizes` (N, 2) lie in the padded frame."""
@@ -93,7 +103,7 @@ class MaskRCNNConfig:
 
     def proposal_windows(self, image_sizes: Tensor, padded_size: Size) -> Tensor:
         """(N, 4): what proposals are cut to."""
-        if self.rpn.cut_to == "padded":
+        if self.rpn is not None and self.rpn.cut_to == "padded":
             image_sizes = image_sizes.new_tensor(padded_size).expand_as(image_sizes)
         return self.windows(image_sizes, padded_size)
 
@@ -134,6 +144,8 @@ class Limits:
         asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         detection = replace(config.detection, **asked)
         rpn = config.rpn
+        if rpn is None:
+            return replace(config, detection=detection)
         # more detections than proposals could not be: asking for many lifts the proposals too
         proposals = self.proposals or max(rpn.post_nms_top_n, self.max_detections or 0)
         rpn = replace(rpn, post_nms_top_n=proposals, pre_nms_top_n=max(rpn.pre_nms_top_n, proposals))
@@ -154,7 +166,7 @@ class MaskRCNN(nn.Module):
             channels, strides = config.fpn.channels, self.fpn.strides
         else:
             (channels,), strides = self.backbone.channels.values(), self.backbone.strides
-        self.rpn = RPN(config.rpn, channels, strides)
+        self.rpn = None if config.rpn is None else RPN(config.rpn, channels, strides)
         self.roi_stage: RoIStage | None = None
         shrink = 1
         if config.roi_stage:
@@ -166,14 +178,14 @@ class MaskRCNN(nn.Module):
         later_configs = [replace(config.box_head, delta_weights=weights) for weights in later]
         self.later_box_heads = nn.ModuleList(BoxHead(c, channels, config.num_classes) for c in later_configs)
         self.mask_pooler: RoIPooler | None = None
-        self.mask_head: MaskHead | None = None
+        self.mask_head: MaskHead | MaskMLP | None = None
         if config.mask_head is not None:
             self.mask_pooler = RoIPooler(
                 config.roi_pooler, config.mask_head.pooled_side * shrink, strides, config.corners
             )
-            self.mask_head = MaskHead(config.mask_head, channels, config.num_classes)
+            self.mask_head = make_mask_head(config.mask_head, channels, config.num_classes)
             extra = len(later) if config.cascade is not None and config.cascade.mask_heads else 0
-            heads = [MaskHead(config.mask_head, channels, config.num_classes) for _ in range(extra)]
+            heads = [make_mask_head(config.mask_head, channels, config.num_classes) for _ in range(extra)]
             self.later_mask_heads = nn.ModuleList(heads)
         self.keypoint_pooler: RoIPooler | None = None
         self.keypoint_head: KeypointHead | None = None
@@ -188,33 +200,63 @@ class MaskRCNN(nn.Module):
         return [self.box_head, *self.later_box_heads]
 
     @property
-    def mask_heads(self) -> list[MaskHead]:
+    def mask_heads(self) -> list[MaskHead | MaskMLP]:
         """None, one, or one for each stage of a cascade."""
         return [] if self.mask_head is None else [self.mask_head, *self.later_mask_heads]
 
-    def forward(self, images: Sequence[Tensor], limits: Limits | None = None) -> list[Detections]:
-        """Detect. images: N tensors (3, H_i, W_i) uint8, or float in 0..1, RGB. Returns boxes in the original frame."""
+    @property
+    def own_rpn(self) -> RPN:
+        """`rpn`, where there must be one. Errors: `InputError` where there is none."""
+        if self.rpn is None:
+            raise InputError("has none", field="rpn", expected="proposals with each picture, or another detector")
+        return self.rpn
+
+    def forward(
+        self, images: Sequence[Tensor], limits: Limits | None = None, proposals: Sequence[Tensor] | None = None
+    ) -> list[Detections]:
+        """Detect. images: N tensors (3, H_i, W_i) uint8, or float in 0..1, RGB. Returns boxes in the original frame.
+
+        proposals: N tensors (P_i, 4), each in its picture as given, to take in place of the RPN's.
+        Errors: `InputError` where there is no RPN and none are given.
+        """
         limits = limits or Limits()
         config = limits.applied(self.config)
         batch = self.preprocess(images, limits.size)
-        found = self.detect(batch.pixels, batch.image_sizes, config, drop_empty=True)
+        found = self.detect(
+            batch.pixels,
+            batch.image_sizes,
+            config,
+            drop_empty=True,
+            proposals=None if proposals is None else self.given(proposals, batch),
+        )
         return original_frame(found, batch, config)
 
+    def given(self, proposals: Sequence[Tensor], batch: ImageBatch) -> Proposals:
+        """N tensors (P_i, 4), each in its picture as given, as the RPN would hand them on."""
+        windows = self.config.windows(batch.image_sizes, _padded_size(batch.pixels))
+        return given_proposals(proposals, batch.original_sizes, windows, self.config.corners)
+
     def detect(
-        self, pixels: Tensor, image_sizes: Tensor, config: MaskRCNNConfig | None = None, *, drop_empty: bool = False
+        self,
+        pixels: Tensor,
+        image_sizes: Tensor,
+        config: MaskRCNNConfig | None = None,
+        *,
+        drop_empty: bool = False,
+        proposals: Proposals | None = None,
     ) -> DetectionBatch:
         """The core, of fixed shapes: what is compiled, captured and exported.
 
         pixels: (N, 3, H, W) float32 normalised. image_sizes: (N, 2) float32, (height, width) before padding.
         drop_empty: spare the heads the padding rows; shapes inside then depend on the picture.
+        proposals: (N, R, 4), padded frame, in place of the RPN's.
         """
         config = config or self.config
+        windows = config.windows(image_sizes, _padded_size(pixels))
         features = self.features(pixels)  # {"p2": (N, C, H/4, W/4), ...}
-        padded_size = _padded_size(pixels)
-        cuts, windows = config.proposal_windows(image_sizes, padded_size), config.windows(image_sizes, padded_size)
-        proposals = propose(self.rpn(features, padded_size), cuts, config.rpn)  # (N, R, 4)
-        outputs, rois = self.read_boxes(features, proposals, windows, drop_empty)  # (N * R, K + 1), (N * R, K, 4)
-        found = select_detections(outputs, rois, windows, self.box_heads[-1].coder, config.detection)  # (N, D)
+        if proposals is None:
+            proposals = self.propose(features, image_sizes, _padded_size(pixels), config)  # (N, R, 4)
+        found = self.find(features, proposals, windows, config, drop_empty)  # (N, D)
         masks = self.read_masks(features, found, drop_empty)  # (N, D, M, M)
         return replace(found, mask_logits=masks, keypoint_logits=self.read_keypoints(features, found, drop_empty))
 
@@ -222,6 +264,13 @@ class MaskRCNN(nn.Module):
         """(N, 3, H, W) to the maps that RPN and heads read, by level."""
         maps: dict[str, Tensor] = self.backbone(pixels)
         return maps if self.fpn is None else self.fpn(maps)
+
+    def propose(
+        self, features: Mapping[str, Tensor], image_sizes: Tensor, padded_size: Size, config: MaskRCNNConfig
+    ) -> Proposals:
+        """(N, R, 4): where the RPN sees an object."""
+        cuts = config.proposal_windows(image_sizes, padded_size)
+        return propose(self.own_rpn(features, padded_size), cuts, config.own_rpn)
 
     def pooled_for_boxes(self, features: Mapping[str, Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         """(R, C, S, S): what the box heads read of boxes (R, 4)."""
@@ -239,6 +288,18 @@ class MaskRCNN(nn.Module):
         assert self.keypoint_pooler is not None
         pooled: Tensor = self.keypoint_pooler(features, boxes, image_index)
         return pooled if self.roi_stage is None else self.roi_stage(pooled)
+
+    def find(
+        self,
+        features: Mapping[str, Tensor],
+        proposals: Proposals,
+        windows: Tensor,
+        config: MaskRCNNConfig,
+        drop_empty: bool = False,
+    ) -> DetectionBatch:
+        """(N, D): the detections among the proposals (N, R), without masks."""
+        outputs, rois = self.read_boxes(features, proposals, windows, drop_empty)  # (N * R, K + 1), (N * R, K, 4)
+        return select_detections(outputs, rois, windows, self.box_heads[-1].coder, config.detection)
 
     def read_boxes(
         self, features: Mapping[str, Tensor], proposals: Proposals, windows: Tensor, drop_empty: bool = False

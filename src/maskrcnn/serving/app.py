@@ -212,7 +212,7 @@ def _described(name: str, detector: Predictor) -> dict[str, Any]:
             "score_threshold": detection.score_threshold,
             "nms_iou": detection.nms_iou,
             "max_detections": detection.max_detections,
-            "proposals": config.rpn.post_nms_top_n,
+            "proposals": None if config.rpn is None else config.rpn.post_nms_top_n,
             "size": f"{preprocess.scale:g} times its own" if by_factor else preprocess.shortest or "native",
         },
     }

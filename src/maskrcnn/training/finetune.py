@@ -79,7 +79,9 @@ def _replace_rows(adapted: MaskRCNN, model: MaskRCNN, kept: Sequence[tuple[int, 
     if model.mask_head is not None and not model.mask_head.config.class_agnostic:
         layers.append("mask_head.masks")
         for new_head, old_head in zip(adapted.mask_heads, model.mask_heads, strict=True):
-            _copy_rows(new_head.masks, old_head.masks, kept, rows_each=1)
+            head = new_head.config
+            rows = with_background if head.classes == "competing" else kept
+            _copy_rows(new_head.masks, old_head.masks, rows, rows_each=head.side**2 if head.num_fcs else 1)
     return layers
 
 

@@ -146,6 +146,7 @@ def target_on(target: Target, device: torch.device) -> Target:
         gt_labels=target.gt_labels.to(device, non_blocking=True),
         is_crowd=target.is_crowd.to(device, non_blocking=True),
         gt_keypoints=None if target.gt_keypoints is None else target.gt_keypoints.to(device),
+        proposals=None if target.proposals is None else target.proposals.to(device, non_blocking=True),
     )
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from maskrcnn.data.coco import CocoDataset
 from maskrcnn.data.dataset import Dataset, Subset, subset
 from maskrcnn.data.opening import DataLike, open_train_val
@@ -19,9 +21,10 @@ from maskrcnn.model.config import as_float, from_dict
 from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
 from maskrcnn.model.presets import from_scratch
 from maskrcnn.model.presets import preset as make_preset
-from maskrcnn.training.checkpoint import STATE_FILE, Saved
+from maskrcnn.training.checkpoint import STATE_FILE, Progress, Saved, TrainingState
 from maskrcnn.training.distributed import World, from_main
 from maskrcnn.training.finetune import adapt_classes, adapt_keypoints
+from maskrcnn.training.optim import Average, make_optimizer
 from maskrcnn.training.precision import fastest_precision
 from maskrcnn.training.recipe import RECIPES, Recipe, changed, recipe_for
 from maskrcnn.weights.backbones import require_reachable
@@ -189,6 +192,16 @@ def starting_model(
         model.config = replace(model.config, preprocess=replace(model.config.preprocess, scale=float(scale)))
         model.preprocess.config = model.config.preprocess
     return model, notes + _fit_limits(model, pictures)
+
+
+def starting_state(model: MaskRCNN, recipe: Recipe, world: World, notes: list[str]) -> TrainingState:
+    """`model` before its first step, on this process's device; what does not learn is added to `notes`."""
+    fixed = model.backbone.freeze(recipe.freeze)
+    if fixed:
+        notes.append(f"{len(fixed)} weights of the backbone do not learn, from {fixed[0]} to {fixed[-1]}")
+    model = model.to(world.device).to(memory_format=torch.channels_last)
+    average = Average(model, recipe.ema) if recipe.ema else None
+    return TrainingState(model, make_optimizer(model, recipe), average, Progress())
 
 
 def preset_name(preset: str | Preset) -> str:

@@ -18,11 +18,10 @@ from maskrcnn.model.config import to_dict
 from maskrcnn.model.mask_rcnn import MaskRCNN
 from maskrcnn.predictor import Predictor, load
 from maskrcnn.training.augment import picture_weights, training_transform
-from maskrcnn.training.checkpoint import Progress, Saved, TrainingState, read_saved, require_same, restore_state
+from maskrcnn.training.checkpoint import Saved, TrainingState, read_saved, require_same, restore_state
 from maskrcnn.training.distributed import World, everyone_here, join_world
 from maskrcnn.training.loop import Observers, learn
 from maskrcnn.training.memory import freed_memory_kept
-from maskrcnn.training.optim import Average, make_optimizer
 from maskrcnn.training.recipe import Recipe
 from maskrcnn.training.run_folder import Plan, RunFolder
 from maskrcnn.training.start import (
@@ -36,6 +35,7 @@ from maskrcnn.training.start import (
     require_place,
     settled_recipe,
     starting_model,
+    starting_state,
 )
 from maskrcnn.training.validate import Validation, score, spread, validation_losses
 from maskrcnn.weights.opening import ConfigLike, open_weights
@@ -172,7 +172,7 @@ def _run(
     folder: Path, plan: Plan, world: World, model: MaskRCNN, notes: list[str], *, resume: bool, quiet: bool
 ) -> TrainingRun:
     """Train, then score and draw. Nothing is written before all processes have found everything in order."""
-    state = _starting_state(model, plan.recipe, world, notes)
+    state = starting_state(model, plan.recipe, world, notes)
     if resume:
         restore_state(folder, state, plan.settings)
     loader = TrainLoader(
@@ -202,15 +202,6 @@ def _run(
         elif desk is not None:
             desk.stopped(state)
     return TrainingRun(folder, finished, scores)
-
-
-def _starting_state(model: MaskRCNN, recipe: Recipe, world: World, notes: list[str]) -> TrainingState:
-    fixed = model.backbone.freeze(recipe.freeze)
-    if fixed:
-        notes.append(f"{len(fixed)} weights of the backbone do not learn, from {fixed[0]} to {fixed[-1]}")
-    model = model.to(world.device).to(memory_format=torch.channels_last)
-    average = Average(model, recipe.ema) if recipe.ema else None
-    return TrainingState(model, make_optimizer(model, recipe), average, Progress())
 
 
 def _observers(plan: Plan, world: World, desk: RunFolder | None) -> Observers:

@@ -159,6 +159,6 @@ def as_detectron(config: MaskRCNNConfig) -> MaskRCNNConfig:
         config,
         preprocess=replace(config.preprocess, resampling="torch", antialias=False),
         backbone=replace(config.backbone, norm_eps=0.0) if frozen else config.backbone,
-        rpn=replace(config.rpn, anchors=replace(config.rpn.anchors, shapes="cell"), cut_to="padded"),
+        rpn=replace(config.own_rpn, anchors=replace(config.own_rpn.anchors, shapes="cell"), cut_to="padded"),
         roi_pooler=replace(config.roi_pooler, extent=-1.0),
     )

@@ -95,7 +95,7 @@ def convert(content: Content, settings: Settings | None) -> Converted:
     config = config_of(content.tensors, layout_of(content.tensors), facts)
     assumed = facts.finish()
     state = {ours: content.tensors[theirs] for theirs, ours in names.items()}
-    return Converted(config, _reordered(state, config.rpn.anchors), assumed, "Detectron2")
+    return Converted(config, _reordered(state, config.own_rpn.anchors), assumed, "Detectron2")
 
 
 def _our_names(state: State) -> dict[str, str]:

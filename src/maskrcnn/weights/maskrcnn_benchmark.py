@@ -88,7 +88,7 @@ def convert(content: Content, settings: Settings | None) -> Converted:
         config,
         preprocess=replace(config.preprocess, resampling="pillow", rounding="floor"),
         backbone=theirs.config.backbone,  # its frozen norms add to variances, as Detectron2's do
-        rpn=replace(config.rpn, cut_to="picture"),
+        rpn=replace(config.own_rpn, cut_to="picture"),
     )
     return Converted(config, theirs.state, assumed_of(config, "maskrcnn-benchmark's configs"), "maskrcnn-benchmark")
 

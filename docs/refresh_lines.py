@@ -1,4 +1,4 @@
-"""The links of `how-it-works.md` to lines of code, kept right: `python docs/refresh_lines.py` writes the numbers anew.
+"""The links of the pages to lines of code, kept right: `python docs/refresh_lines.py` writes the numbers anew.
 
 A link is written [`RPN.forward`](../src/maskrcnn/model/rpn.py#L124): the name of a function, class, method, constant or
 field in the file, and the line on which it is defined. Other functions of the page's tests use the same reading.
@@ -10,7 +10,7 @@ import ast
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parent / "how-it-works.md"
+PAGES = [Path(__file__).parent / name for name in ("how-it-works.md", "lineage.md")]
 LINK = re.compile(r"\[`(?P<name>[\w.]+)`\]\((?P<file>[^)#\s]+\.py)#L(?P<line>\d+)\)")
 
 
@@ -47,8 +47,9 @@ def _names(node: ast.stmt) -> list[str]:
 
 
 if __name__ == "__main__":
-    before = PAGE.read_text(encoding="utf-8")
-    after = refreshed(before, PAGE.parent)
-    PAGE.write_text(after, encoding="utf-8")
-    moved = sum(a != b for a, b in zip(LINK.finditer(before), LINK.finditer(after), strict=True) if a[0] != b[0])
-    print(f"{len(LINK.findall(after))} links, {moved} moved")
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = refreshed(before, page.parent)
+        page.write_text(after, encoding="utf-8")
+        moved = sum(a[0] != b[0] for a, b in zip(LINK.finditer(before), LINK.finditer(after), strict=True))
+        print(f"{page.name}: {len(LINK.findall(after))} links, {moved} moved")

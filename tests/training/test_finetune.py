@@ -105,7 +105,7 @@ def test_many_names_are_cut_short(model: MaskRCNN) -> None:
 @pytest.mark.parametrize("num_fcs", [0, 1])
 @pytest.mark.parametrize("classes", ["independent", "competing"])
 def test_planes_of_each_kind_of_mask_head_are_kept(tiny_config: MaskRCNNConfig, num_fcs: int, classes: str) -> None:
-    """Planes of shared names and of the background are the checkpoint's, where the last layer has M * M rows each too."""
+    """Planes of shared names and of the background are the checkpoint's, of M * M rows each too."""
     assert tiny_config.mask_head is not None
     head = replace(tiny_config.mask_head, classes=classes, num_fcs=num_fcs, fc_channels=8)  # type: ignore[arg-type]
     old = MaskRCNN(replace(tiny_config, mask_head=head))

@@ -234,7 +234,7 @@ def test_a_new_model_fits_the_data(tiny_config: MaskRCNNConfig, shapes: Any) -> 
 
 def test_from_nothing_no_norm_is_frozen(shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    monkeypatch.setattr(start, "_new_model", lambda config, pretrained: made.append(config) or _Stub(config))
+    monkeypatch.setattr(start, "new_model", lambda config, pretrained: made.append(config) or _Stub(config))
     for pretrained in (False, True):
         starting_model(pictures_with(shapes), "r50-fpn", pretrained_backbone=pretrained)
     assert [(config.backbone.norm, config.backbone.frozen_stages) for config in made] == [("group", 0), ("frozen", 2)]

@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "find the objects of pictures: overlays and COCO records",
     "evaluate": "score a detector on labelled pictures: AP, per class, curves",
     "inspect": "every step of one picture, and why an object was missed: a report, figures",
+    "lineage": "R-CNN, Fast, Faster and Mask R-CNN compared: accuracy, time, the papers' ablations",
     "serve": "a page in the browser: drop a picture, walk through the steps",
     "weights": "public checkpoints by name, and conversion of other frameworks' files",
     "demo": "segment real pictures, then learn drawn shapes from nothing",

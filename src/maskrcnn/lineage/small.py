@@ -19,6 +19,7 @@ from maskrcnn.structures import Target
 
 _WANTED_SIDE = 36.0  # px, of the object in the middle: the anchors of the small network fit those of 12 to 96
 _SCALES = (0.25, 2.0)
+_PROPOSALS = 300  # of a picture, when detecting; Ren et al. 2015, 3.3. More where a picture may hold more objects
 
 
 def small_body() -> BackboneConfig:
@@ -44,11 +45,13 @@ def most_detections(dataset: Dataset) -> int:
 def mask_rcnn_config(bench: Bench, classes: Classes) -> MaskRCNNConfig:
     """He et al. 2017: RPN, RoIAlign, boxes and masks."""
     config = drawings(classes.names, classes.category_ids)
+    most = most_detections(bench.train)
     config = replace(
         config,
         preprocess=replace(config.preprocess, scale=bench.scale),
         backbone=bench.body,
-        detection=replace(config.detection, max_detections=most_detections(bench.train)),
+        rpn=replace(config.own_rpn, post_nms_top_n=max(_PROPOSALS, most)),
+        detection=replace(config.detection, max_detections=most),
     )
     return config if bench.pretrained else from_scratch(config)
 

@@ -95,7 +95,8 @@ class MaskRCNNLoss(nn.Module):
         generators = [torch.Generator().manual_seed(target.sampling_seed) for target in targets]
         features = model.features(batch.pixels)
         losses: dict[str, Tensor] = {}
-        rpn_outputs = None if model.rpn is None else model.rpn(features, padded_size)
+        wanted = config.learn != "heads" or any(target.proposals is None for target in targets)
+        rpn_outputs = model.rpn(features, padded_size) if wanted and model.rpn is not None else None
         if rpn_outputs is not None and config.learn != "heads":
             coder = model.config.own_rpn.coder
             losses |= rpn_loss(rpn_outputs, targets, generators, config.rpn, self.sampler, coder)

@@ -19,8 +19,10 @@ from timm.layers.norm_act import freeze_batch_norm_2d
 from timm.models import create_feature_extractor
 from torch import Tensor, nn
 
+import maskrcnn.model.zf  # noqa: F401  (timm knows it from then on)
 from maskrcnn.errors import InputError
 from maskrcnn.model.config import require
+from maskrcnn.model.plain import remove_shortcuts_
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 
@@ -53,6 +55,7 @@ class BackboneConfig:
     pool_padding: Literal["around", "end"] = (
         "around"  # of the stem's max pooling; end: right and below only, TensorFlow's "same"
     )
+    shortcuts: bool = True  # False: basic blocks add nothing, a "plain" net (He et al. 2016, 3.3); see model/plain.py
     dilate_c5: bool = False  # c5 at stride 16 by dilated convolutions ("DC5"; Dai et al. 2017, 4)
     frozen_stages: int = 2  # 0: all learn; 1: the stem is fixed; 2: and c2; ... Lin et al. 2017 fix stem and c2
 
@@ -160,7 +163,9 @@ def _as_tuple(value: Any) -> Any:
 
 
 def adapt_body_(body: nn.Module, config: BackboneConfig) -> None:
-    """What timm has no option for, in place: the stride's place, batch norm's eps, and the kind of norm."""
+    """What timm has no option for, in place: shortcuts, the stride's place, batch norm's eps, and the kind of norm."""
+    if not config.shortcuts:
+        remove_shortcuts_(body, config.name)
     if config.stride_in == "1x1":
         _stride_in_1x1_(body, config)
     if config.norm_eps is not None:

@@ -54,8 +54,8 @@ class MaskMLP(nn.Module):
         for linear in self.fcs:
             hidden = F.relu(linear(hidden))
         planes: Tensor = self.masks(hidden).float()  # (R, P * M * M)
-        side, per_plane = self.config.side, self.config.side**2
-        return planes.unflatten(1, (self.masks.out_features // per_plane, side, side))
+        side = self.config.side
+        return planes.reshape(-1, self.masks.out_features // side**2, side, side)
 
 
 def make_mask_head(config: MaskHeadConfig, in_channels: int, num_classes: int) -> MaskHead | MaskMLP:

@@ -184,7 +184,7 @@ def starting_model(
         if config.keypoint_head is not None:
             head = None if keypoints is None else replace(config.keypoint_head, scheme=keypoints)
             config = replace(config, keypoint_head=head)
-        model = _new_model(config, pretrained_backbone)
+        model = new_model(config, pretrained_backbone)
     if model.config.keypoint_head is not None and keypoints is not None:
         pairs = len(keypoints.flip_pairs)
         notes.append(f"keypoints: {len(keypoints)}, pairs that change places in a mirror: {pairs}")
@@ -208,7 +208,8 @@ def preset_name(preset: str | Preset) -> str:
     return preset if isinstance(preset, str) else str(getattr(preset, "__name__", "a config"))
 
 
-def _new_model(config: MaskRCNNConfig, pretrained_backbone: bool) -> MaskRCNN:
+def new_model(config: MaskRCNNConfig, pretrained_backbone: bool) -> MaskRCNN:
+    """Errors: `InputError` where pretrained weights are asked for and cannot be had."""
     if pretrained_backbone:
         require_reachable(config.backbone.name)
     try:

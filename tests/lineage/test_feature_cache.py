@@ -121,7 +121,9 @@ def test_stopped_half_way_goes_on_with_the_next(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         run(5)
     assert asked == [4, 2]
+    (tmp_path / ".6.safetensors.1a2b3c4d.unfinished").write_bytes(b"half a fil")
     assert run(9) == [4, 2, 6, 1] and asked == [4, 2, 6, 1]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{i}.safetensors" for i in (1, 2, 4, 6)]
 
 
 def test_seconds_of_earlier_calls_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

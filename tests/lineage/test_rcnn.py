@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -150,13 +151,14 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     proposals = _proposals(data)
     monkeypatch.setattr(rcnn, "proposals_of", lambda dataset, folder, progress: proposals)
     monkeypatch.setattr(rcnn, "seconds_of_proposing", lambda dataset, folder: 2.5)
+    monkeypatch.setattr(rcnn, "RegionNetConfig", partial(RegionNetConfig, warp=WarpConfig(side=32)))
     usual = rcnn.recipe_for_bench
 
     def of_steps(bench: Bench, minutes: float) -> Recipe:
         """A fixed number of steps in place of the clock."""
         assert minutes == bench.minutes * rcnn.TUNING_SHARE
         recipe = usual(bench, minutes)
-        return replace(recipe, minutes=None, steps=30, learning_rate=0.02, precision="float32")
+        return replace(recipe, minutes=None, steps=60, learning_rate=0.01, precision="float32")
 
     monkeypatch.setattr(rcnn, "recipe_for_bench", of_steps)
     return Bench(
@@ -173,7 +175,7 @@ def test_it_learns_and_a_second_call_repeats_nothing(
         trained = train(replace(bench, progress=lambda what, done: said.append(what)))
     assert set(trained.training) == {"proposals", "fine-tuning", "features", "SVM", "box regression"}
     assert list(dict.fromkeys(said)) == ["fine-tuning", "features", "SVM", "box regression"]
-    assert trained.facts["steps"] == 30 and trained.facts["pictures with features"] == 9
+    assert trained.facts["steps"] == 60 and trained.facts["pictures with features"] == 9
     assert trained.facts["regions with features"] == 8 * 48
     assert [record.getMessage() for record in caplog.records] == [
         "R-CNN: class 'green' has no positive example: its SVM never fires"

@@ -43,6 +43,8 @@ class FeatureCache:
         self.folder, self.made_by = folder, made_by
         self.made = 0  # pictures whose features this object made, rather than read
         self._said: set[str] = set()
+        for unfinished in folder.glob(".*.unfinished"):  # of a run that was killed in mid-write
+            unfinished.unlink()
 
     def features(self, image_id: int, boxes: Tensor, make: Callable[[], Tensor]) -> Features:
         """Of boxes (R, 4) of a picture: read, or else made by `make` and stored.

@@ -128,7 +128,7 @@ def picture(
         placed=placed,
         kept=torch.ones(len(placed), dtype=torch.bool) if kept is None else kept,
         detections=on_cpu(placed if kept is None else placed.chosen(kept)),
-        model=SimpleNamespace(rpn=SimpleNamespace(strides={"p2": 4, "p3": 8, "p4": 16, "p5": 32})),  # type: ignore[arg-type]
+        model=SimpleNamespace(own_rpn=SimpleNamespace(strides={"p2": 4, "p3": 8, "p4": 16, "p5": 32})),  # type: ignore[arg-type]
         target=truth(things, size, masks=config.mask_head is not None),
     )
 

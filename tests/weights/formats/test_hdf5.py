@@ -187,20 +187,21 @@ def many_links(file: Any, other: Path) -> None:
 ELSEWHERE: dict[str, tuple[Callable[[Any, Path], object], str]] = {
     "external link": (
         external_link("a/kernel:0"),
-        "^a/kernel:0: is an external link; found .*other.h5; expected arrays",
+        "^a/kernel:0: is an external link; found other.h5; expected arrays",
     ),
-    "external link in the first group": (external_link("x"), "^x: is an external link; found .*other.h5"),
+    "external link in the first group": (external_link("x"), "^x: is an external link; found other.h5"),
     "external link among many": (many_links, "^/: is HDF5 of a newer layout than Keras writes; found dense links"),
     "soft link": (lambda file, other: put("a", h5py.SoftLink("/b/c"))(file), "^a: is a soft link; found /b/c"),
     "soft link of the new kind": (two_links, "^c: is a soft link; found /z"),
-    "external storage": (external_storage, "^conv1/kernel:0: is stored in another file; found .*other.h5"),
+    "external storage": (external_storage, "^conv1/kernel:0: is stored in another file; found other.h5"),
     "virtual": (virtual, "^conv1: is a virtual dataset; expected arrays within the file"),
 }
 
 
 @pytest.mark.parametrize("kind", ELSEWHERE)
-def test_nothing_is_read_from_elsewhere(kind: str, tmp_path: Path) -> None:
-    other = tmp_path / "other.h5"
+def test_nothing_is_read_from_elsewhere(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = Path("other.h5")  # a short name: errors shorten what they found
     with h5py.File(other, "w") as file:
         file["secret"] = np.arange(4, dtype="f4")
     fill, message = ELSEWHERE[kind]

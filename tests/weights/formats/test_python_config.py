@@ -184,7 +184,7 @@ def test_merge() -> None:
         (
             "missing.py",
             "",
-            r"missing.py: no such config; found named by .*child.py; expected the files of _base_ in their",
+            r"missing.py: no such config; found named by .*; expected the files of _base_ in their",
         ),
         ("child.py", "", "child.py: _base_: is its own base"),
         ("mmdet::_base_/model.py", "", "_base_: cannot be followed; found mmdet::_base_/model.py"),

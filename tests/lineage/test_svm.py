@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.svm import LinearSVC
 
-from maskrcnn.errors import InputError
 from maskrcnn.lineage.svm import (
     NEVER,
     Examples,
     LinearSVMs,
     Miner,
     SVMConfig,
-    load_svms,
-    save_svms,
     scores_from_margins,
     train_svms,
 )
@@ -220,23 +216,7 @@ def test_the_same_each_time() -> None:
     assert torch.equal(first.weights, second.weights) and torch.equal(first.biases, second.biases)
 
 
-def test_written_and_read(tmp_path: Path) -> None:
-    svms = LinearSVMs(torch.randn(3, 5), torch.randn(3), 0.25)
-    read = load_svms(save_svms(tmp_path / "svms.safetensors", svms))
-    assert torch.equal(read.weights, svms.weights) and torch.equal(read.biases, svms.biases) and read.scale == 0.25
-    features = torch.randn(4, 5)
+def test_scores_are_those_of_float64() -> None:
+    svms, features = LinearSVMs(torch.randn(3, 5), torch.randn(3), 0.25), torch.randn(4, 5)
     expected = (features.double() * 0.25) @ svms.weights.double().T + svms.biases.double()
-    assert torch.allclose(read.scores(features).double(), expected, atol=1e-5)
-
-
-def test_files_that_are_none(tmp_path: Path) -> None:
-    path = save_svms(tmp_path / "svms.safetensors", LinearSVMs(torch.randn(3, 5), torch.randn(3), 0.25))
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-10])
-    with pytest.raises(InputError, match="svms.safetensors: is truncated"):
-        load_svms(path)
-    path.write_bytes(whole.replace(b"maskrcnn_svm", b"maskrcnn_SVM"))
-    with pytest.raises(InputError, match="holds no linear SVMs"):
-        load_svms(path)
-    with pytest.raises(InputError, match="no such file"):
-        load_svms(tmp_path / "none.safetensors")
+    assert torch.allclose(svms.scores(features).double(), expected, atol=1e-5)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from maskrcnn.errors import InputError
+from maskrcnn.lineage.system import EXTRA
 
 CELL = 8  # px
 ORIENTATIONS = 9
@@ -26,7 +27,6 @@ CONTEXT = 1  # cells of surroundings on every side of the object; what lies abou
 STEP = 1.2  # from one size of the pyramid to the next
 LARGEST_LEVEL = 2_000_000  # px; a picture is not enlarged beyond
 _SHORTEST, _LONGEST = 2, 6  # cells of an object's sides in its window
-EXTRA = "pip install 'maskrcnn[lineage]'"
 
 
 @dataclass(frozen=True)

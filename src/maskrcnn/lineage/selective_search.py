@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
+from maskrcnn.lineage.system import EXTRA
 
 Mode = Literal["fast", "quality"]
 
@@ -27,7 +28,6 @@ LONGEST = 1000  # px; larger pictures are searched at this longest side, since t
 SEGMENTS = {"fast": (50, 100), "quality": (50, 100, 150, 300)}  # k of each segmentation, and least px of a segment
 SMOOTHING = 0.8  # px: sigma of the blur before segmentation
 VERSION = 1  # of everything here that changes boxes: part of what a cache of proposals goes by
-EXTRA = "pip install 'maskrcnn[lineage]'"
 
 
 def selective_search(picture: np.ndarray, mode: Mode = "fast") -> Tensor:

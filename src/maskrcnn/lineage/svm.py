@@ -11,25 +11,18 @@ are thrown out. What a hinge loss with a margin learns hangs on the hard ones al
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from maskrcnn.errors import InputError
-from maskrcnn.ops.files import whole_file
+from maskrcnn.lineage.system import EXTRA
 
-EXTRA = "pip install 'maskrcnn[lineage]'"
 NEVER = -100.0  # margin of a class that nobody showed; as a score it is 0 in all the digits of a float32
-_METADATA_KEY = "maskrcnn_svm"
-_FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -242,36 +235,6 @@ def fit(positives: np.ndarray, negatives: np.ndarray, config: SVMConfig) -> tupl
         warnings.simplefilter("ignore", ConvergenceWarning)  # an SVM that is nearly at its best serves as well
         solver.fit(examples, labels)
     return solver.coef_[0].astype(np.float32), float(solver.intercept_[0])
-
-
-def save_svms(path: str | Path, svms: LinearSVMs) -> Path:
-    """Write them to one `.safetensors` file, whole or not at all."""
-    document = {"format_version": _FORMAT_VERSION, "scale": svms.scale}
-    tensors = {"weights": svms.weights.cpu().contiguous(), "biases": svms.biases.cpu().contiguous()}
-    with whole_file(path) as unfinished:
-        unfinished.write_bytes(safetensors.torch.save(tensors, metadata={_METADATA_KEY: json.dumps(document)}))
-    return Path(path)
-
-
-def load_svms(path: str | Path) -> LinearSVMs:
-    """What `save_svms` wrote.
-
-    Raises:
-        InputError: no such file, damaged, or of another kind.
-    """
-    if not Path(path).is_file():
-        raise InputError("no such file", file=path, expected="linear SVMs that maskrcnn wrote")
-    try:
-        with safetensors.safe_open(path, framework="pt") as stream:
-            document = json.loads((stream.metadata() or {}).get(_METADATA_KEY, "null"))
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}
-    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise InputError("is truncated, damaged or of another kind", file=path, found=str(error)) from error
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    is_whole = isinstance(document, dict) and document.get("format_version") == _FORMAT_VERSION
-    if not is_whole or set(shapes) != {"weights", "biases"} or shapes["weights"][:1] != shapes["biases"]:
-        raise InputError("holds no linear SVMs", file=path, found=str(shapes), expected="weights (K, F), biases (K,)")
-    return LinearSVMs(tensors["weights"], tensors["biases"], float(document["scale"]))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from maskrcnn.data.dataset import Dataset
 from maskrcnn.model.backbone import BackboneConfig
 from maskrcnn.structures import Detections
 
+EXTRA = "pip install 'maskrcnn[lineage]'"  # where a library is missing
+
 
 class Stopwatch:
     """Seconds of wall time by stage: `with watch("proposals"): ...`. Stages follow one another, none inside another."""

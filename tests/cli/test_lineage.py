@@ -106,6 +106,11 @@ def test_a_table_and_the_name_of_the_page(
             ["--systems", "rcnn", "--ablation", "depth"],
             "--systems: has no use with --ablation; expected one of the two",
         ),
+        (["--steps", "9"], "--steps: has no use without --ablation; expected --budget MINUTES"),
+        (
+            ["--steps", "9", "--ablation", "depth"],
+            "--budget and --steps: say how long each learns; found both; expected one of them",
+        ),
         (["--pretrained-backbone"], "--pretrained-backbone: has no use without --backbone; expected both"),
         (["--backbone", "resnet1"], "--backbone: no such network; found resnet1; expected a name that timm knows"),
         (["--device", "gpu"], "--device: no such device; found gpu; expected auto, cpu, cuda or mps"),

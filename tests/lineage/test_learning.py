@@ -92,3 +92,12 @@ def test_large_pictures_are_cropped_larger(bench: Bench) -> None:
     assert (small.augmentation.crop, large.augmentation.crop) == (128, 256)
     assert small.minutes == large.minutes == bench.minutes
     assert recipe_for_bench(bench, 0.5).minutes == 0.5
+
+
+def test_a_bench_may_count_steps(bench: Bench) -> None:
+    """Of what learns all at once; a system that shares its minutes out goes by them."""
+    bench = replace(bench, steps=7)
+    recipe = recipe_for_bench(bench)
+    assert (recipe.steps, recipe.minutes) == (7, None)
+    assert recipe_for_bench(bench, 0.5).minutes == 0.5
+    assert recipe_for_bench(bench, steps=9).steps == 9

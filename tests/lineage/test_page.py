@@ -21,6 +21,7 @@ from maskrcnn.lineage.rows import Row
 EVIL = '<b>"x" & y</b>'
 SETTINGS: dict[str, Any] = {
     "minutes": 5.0,
+    "steps": None,
     "data": {"training": 9, "training_objects": 20, "validation": 4, "validation_objects": 8},
     "body": {"name": "resnet18", "options": {"layers": [1]}},
     "pretrained": False,

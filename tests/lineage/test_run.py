@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,34 @@ def test_rows_of_other_settings_are_refused_before_anything_is_trained(
     assert "two-seed-0" in str(error.value) and "\n" not in str(error.value)
     assert fakes.trained == {"one": 0, "two": 0}
     assert not (tmp_path / "out" / "systems" / "one-seed-0").exists()
+
+
+def test_an_ablation_may_count_steps(compared: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is told to each network, written beside its row, and compared when the folder is gone on with."""
+    fakes, asked = Fakes("one", "two"), []
+
+    def noting(system: System) -> System:
+        def train(bench: Bench) -> Trained:
+            asked.append((bench.steps, bench.minutes))
+            return system.train(bench)
+
+        return replace(system, train=train)
+
+    ablation = replace(ABLATIONS["mask-head"], variants=tuple(map(noting, fakes.systems)))
+    monkeypatch.setitem(ABLATIONS, "mask-head", ablation)
+    compared(fakes, ablation="mask-head", minutes=None, steps=7)
+    assert asked == [(7, math.inf)] * 2
+    settings = json.loads((tmp_path / "out" / "systems" / "one-seed-0" / "settings.json").read_text())
+    assert (settings["steps"], settings["minutes"]) == (7, None)
+    with pytest.raises(InputError, match="steps: the run was started with 7, not 8"):
+        compared(fakes, ablation="mask-head", minutes=None, steps=8)
+    assert "7 steps" in subject_of(ablation, 7).lead and "the same time" in subject_of(ablation).lead
+
+
+@pytest.mark.parametrize("length", [{"minutes": None}, {"steps": 3}, {"minutes": None, "steps": 3}])
+def test_how_long_is_said_once_and_in_steps_of_networks_alone(compared: Any, length: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="steps"):
+        compared(Fakes("one"), **length)
 
 
 @pytest.mark.parametrize("stop", [InputError("disk full"), KeyboardInterrupt()])

@@ -41,11 +41,14 @@ class Options(CommandOptions):
     data: Annotated[str, arg(metavar="DATA")]
     """A COCO file, a folder that holds one (or one each for train and val), or shapes: the drawn data set."""
 
-    budget: Annotated[float, arg(metavar="MINUTES")]
-    """Minutes of training for each system (and each seed); proposals, scoring and timing come on top."""
-
     out: Path
     """Folder to write to; with rows of an earlier call of the same settings it goes on from them."""
+
+    budget: Annotated[float | None, arg(metavar="MINUTES", help_behavior_hint="(one of --budget and --steps)")] = None
+    """Minutes of training for each system (and each seed); proposals, scoring and timing come on top."""
+
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(one of --budget and --steps)")] = None
+    """Steps of training for each network of an --ablation, which then hangs on no clock."""
 
     systems: tuple[System, ...] = MAIN
     """What is compared. Besides the five of the story: Fast R-CNN on an RPN's proposals, and other ways of training."""
@@ -111,6 +114,7 @@ def run(options: Options) -> int:
                 options.data,
                 options.out,
                 options.budget,
+                steps=options.steps,
                 systems=options.systems,
                 ablation=options.ablation,
                 val=options.val,
@@ -139,10 +143,14 @@ def run(options: Options) -> int:
 
 def _check(options: Options) -> None:
     """Errors: `WrongUse` for what can be told before torch is loaded."""
-    finite = 0 < options.budget < float("inf")  # nor is NaN
-    counts = [("--pictures", options.pictures), ("--val-pictures", options.val_pictures)]
-    if not finite:
+    if options.steps is not None and options.ablation is None:
+        raise WrongUse("has no use without --ablation", field="--steps", expected="--budget MINUTES")
+    if (options.budget is None) == (options.steps is None):
+        found, field = ("neither", "both")[options.budget is not None], "--budget and --steps"
+        raise WrongUse("say how long each learns", field=field, found=found, expected="one of them")
+    if options.budget is not None and not 0 < options.budget < float("inf"):  # nor is NaN
         raise WrongUse("impossible value", field="--budget", found=options.budget, expected="minutes above 0")
+    counts = [("--pictures", options.pictures), ("--val-pictures", options.val_pictures), ("--steps", options.steps)]
     for name, count in counts:
         if count is not None and count < 1:
             raise WrongUse("impossible value", field=name, found=count, expected="a whole number above 0")

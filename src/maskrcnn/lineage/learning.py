@@ -41,17 +41,19 @@ class Fitted:
 
 
 def recipe_for_bench(bench: Bench, minutes: float | None = None, **changes: Any) -> Recipe:
-    """How all networks of the table learn: from crops, with AdamW, by the clock.
+    """How all networks of the table learn: from crops, with AdamW, by the clock unless the bench counts steps.
 
     Small pictures are cropped to 128 px and learned from as drawn shapes are, larger ones to 256 px as the preset
-    `nano` does. minutes: in place of the bench's own. changes: of fields of the recipe.
+    `nano` does. minutes: in place of the bench's own minutes or steps. changes: of fields of the recipe.
     """
-    minutes = bench.minutes if minutes is None else minutes
+    length: dict[str, Any] = {"minutes": bench.minutes if minutes is None else minutes}
+    if minutes is None and bench.steps is not None:
+        length = {"steps": bench.steps}
     is_small = _median_side(bench.train) * bench.scale < _LARGE
-    recipe = small_drawings(minutes) if is_small else replace(light(), minutes=minutes, colour_weight=1.0)
+    recipe = small_drawings() if is_small else replace(light(), colour_weight=1.0)
     crop = _SMALL_CROP if is_small else _LARGE_CROP
     usual = {"augmentation": {"crop": crop}, "seed": bench.seed, "workers": 0, "evaluate_every": 0}
-    return changed(recipe, {**usual, **changes})
+    return changed(changed(recipe, length), {**usual, **changes})
 
 
 def fit(

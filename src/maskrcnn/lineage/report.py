@@ -45,11 +45,15 @@ def markdown(subject: Subject, rows: Sequence[Row]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _length(minutes: float | None, steps: int | None) -> str:
+    return f"{steps} steps each" if minutes is None else f"{minutes:g} minutes each"
+
+
 def facts(settings: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
     """What the rows were made with, in words."""
     data, body = settings["data"], settings["body"]
     return {
-        "training": f"{settings['minutes']:g} minutes each",
+        "training": _length(settings["minutes"], settings["steps"]),
         "on": f"{data['training']} pictures, {data['training_objects']} objects",
         "judged on": f"{data['validation']} pictures, {data['validation_objects']} objects",
         "body": body["name"]

@@ -6,6 +6,7 @@ the end, its row. A later call with the same settings takes the rows that are th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,8 +44,9 @@ OnRow = Callable[[Sequence[Row]], object]  # with all rows so far, after each th
 def lineage(
     data: DataLike,
     out: str | Path,
-    minutes: float,
+    minutes: float | None,
     *,
+    steps: int | None = None,
     systems: Sequence[str] = tuple(MAIN),
     ablation: str | None = None,
     val: DataLike | None = None,
@@ -64,7 +66,7 @@ def lineage(
 
     Args:
         data, val, images, val_fraction, skip_bad: as for `maskrcnn.train`; a split is the same for all seeds.
-        minutes: of training for each system and seed.
+        minutes: of training for each system and seed. steps: of the optimizer, in place of minutes, for an ablation.
         systems: keys of `systems.MAIN` and `systems.OTHERS`. ablation: of `ablations.ABLATIONS`, in their place.
         pictures, val_pictures: at most so many to learn from and to be judged by, evenly spread; None: all.
         backbone: timm's name of the body that all share; None: a small ResNet.
@@ -74,6 +76,10 @@ def lineage(
         InputError: bad data or options, or `out` holds rows of other settings; before anything is trained.
     """
     chosen = None if ablation is None else ablation_of(ablation)
+    if (minutes is None) == (steps is None):
+        raise InputError("say how long each learns", field="minutes, steps", expected="one of them")
+    if steps is not None and chosen is None:
+        raise InputError("has no use here", field="steps", expected="minutes: not every system learns in steps")
     compared = systems_of(systems) if chosen is None else chosen.variants
     body = _body(backbone, pretrained_backbone)
     opened = open_pictures(data, val, val_fraction=val_fraction, seed=0, images=images, skip_bad=skip_bad)
@@ -85,21 +91,23 @@ def lineage(
         pictures=opened,
         out=Path(out),
         minutes=minutes,
+        steps=steps,
         body=body,
         scale=usual_scale(opened.train) if scale is None else scale,
         pretrained=pretrained_backbone,
         seeds=tuple(seeds),
         device=device,
     )
-    subject, settings = LINEAGE if chosen is None else subject_of(chosen), plan.settings()
+    subject, settings = LINEAGE if chosen is None else subject_of(chosen, steps), plan.settings()
     return compare(plan, progress, lambda rows: write_report(plan.out, subject, rows, settings))
 
 
-def subject_of(ablation: Ablation) -> Subject:
-    """An ablation as the report tells of it."""
+def subject_of(ablation: Ablation, steps: int | None = None) -> Subject:
+    """An ablation as the report tells of it, after so many steps or the same time each."""
+    length = "the same time" if steps is None else f"{steps} steps"
     return Subject(
         title=ablation.question,
-        lead=f"An ablation of {ablation.source}, each network trained for the same time.",
+        lead=f"An ablation of {ablation.source}, each network trained for {length}.",
         columns=(*ablation.compared, "seconds_per_picture", "training_seconds"),
         paper=ablation.expected,
         expected={ablation.compared[0]: ablation.order},
@@ -117,8 +125,9 @@ class Plan:
     systems: tuple[System, ...]
     pictures: Pictures
     out: Path
-    minutes: float
+    minutes: float | None
     body: BackboneConfig
+    steps: int | None = None  # in place of minutes
     scale: float = 1.0
     pretrained: bool = False
     seeds: tuple[int, ...] = (0,)
@@ -132,7 +141,8 @@ class Plan:
         return {
             "version": VERSION,
             "data": fingerprint(self.pictures),
-            "minutes": float(self.minutes),
+            "minutes": None if self.minutes is None else float(self.minutes),
+            "steps": self.steps,
             "body": to_dict(self.body),
             "pretrained": self.pretrained,
             "scale": float(self.scale),
@@ -226,7 +236,8 @@ def _made(plan: Plan, system: System, seed: int, progress: Progress) -> Row:
             val=plan.pictures.val,
             folder=plan.folder(system, seed),
             proposals=plan.out / "proposals",
-            minutes=plan.minutes,
+            minutes=math.inf if plan.minutes is None else plan.minutes,
+            steps=plan.steps,
             body=plan.body,
             scale=plan.scale,
             pretrained=plan.pretrained,

@@ -50,6 +50,7 @@ class Bench:
     folder: Path
     proposals: Path
     minutes: float
+    steps: int | None = None  # of the optimizer: of networks that learn all at once, in place of the minutes
     body: BackboneConfig
     scale: float = 1.0
     pretrained: bool = False  # the body starts from timm's ImageNet weights

@@ -18,7 +18,7 @@ import hashlib
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from math import sqrt
 
@@ -59,7 +59,7 @@ def report(
     page = {name: _part(name) for name in ("page.html", "page.css", "page.js")}
     room = max(LEAST_ROOM, MOST_BYTES - len(words) - sum(len(part) for part in page.values()))
     pictures = _json(embedded({"picture": steps.picture, **{figure.name: figure.picture for figure in shown}}, room))
-    return _filled(
+    return filled(
         page["page.html"],
         {
             "title": html.escape(_writable(title) or "a picture"),
@@ -169,7 +169,7 @@ def _part(name: str) -> str:
     return (files("maskrcnn.inspection") / "page" / name).read_text(encoding="utf-8")
 
 
-def _filled(page: str, parts: dict[str, str]) -> str:
+def filled(page: str, parts: Mapping[str, str]) -> str:
     """`page` with each {{name}} replaced, in one pass: what is put in is not searched again."""
     pieces = page.split("{{")
     text = [pieces[0]]

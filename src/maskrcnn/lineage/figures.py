@@ -140,6 +140,15 @@ RCNN = Figure(
     },
 )
 
+# what Fast, Faster and Mask R-CNN do with a pooled region
+_HEADS = (
+    Block("fc", 4, "fully connected layers", "", "net"),
+    Block("class", 5, "softmax", "which class, or none?", "net", "left"),
+    Block("box", 5, "box regression", "where exactly? Of each class", "net", "right"),
+    Block("nms", 6, "non-maximum suppression", "of overlapping boxes the best stays"),
+)
+_THROUGH_HEADS = (("fc", "class"), ("fc", "box"), ("class", "nms"), ("box", "nms"))
+
 FAST_RCNN = Figure(
     "fast-rcnn",
     "Fast R-CNN (Girshick 2015)",
@@ -149,10 +158,7 @@ FAST_RCNN = Figure(
         Block("search", 1, "Selective Search", "about 2000 regions", "", "right"),
         Block("map", 2, "feature map", place="left", kind="data"),
         Block("pool", 3, "RoIPool", "the region's part of the map, in 7 x 7 bins; edges move to whole cells", "net"),
-        Block("fc", 4, "fully connected layers", "", "net"),
-        Block("class", 5, "softmax", "which class, or none?", "net", "left"),
-        Block("box", 5, "box regression", "where exactly? Of each class", "net", "right"),
-        Block("nms", 6, "non-maximum suppression", "of overlapping boxes the best stays"),
+        *_HEADS,
         Block("found", 7, "boxes and classes", kind="boxes"),
     ),
     (
@@ -162,10 +168,7 @@ FAST_RCNN = Figure(
         ("map", "pool"),
         ("search", "pool"),
         ("pool", "fc"),
-        ("fc", "class"),
-        ("fc", "box"),
-        ("class", "nms"),
-        ("box", "nms"),
+        *_THROUGH_HEADS,
         ("nms", "found"),
     ),
     ((3, 5, "for each of 2000 regions"),),
@@ -181,10 +184,7 @@ FASTER_RCNN = Figure(
         Block("map", 2, "feature map", place="left", kind="data"),
         Block("rpn", 2, "RPN", "9 anchors in each place: is it an object, and where are its edges?", "net", "right"),
         Block("pool", 3, "RoIPool", "the region's part of the map, in 7 x 7 bins; edges move to whole cells", "net"),
-        Block("fc", 4, "fully connected layers", "", "net"),
-        Block("class", 5, "softmax", "which class, or none?", "net", "left"),
-        Block("box", 5, "box regression", "where exactly? Of each class", "net", "right"),
-        Block("nms", 6, "non-maximum suppression", "of overlapping boxes the best stays"),
+        *_HEADS,
         Block("found", 7, "boxes and classes", kind="boxes"),
     ),
     (
@@ -194,10 +194,7 @@ FASTER_RCNN = Figure(
         ("map", "pool"),
         ("rpn", "pool"),
         ("pool", "fc"),
-        ("fc", "class"),
-        ("fc", "box"),
-        ("class", "nms"),
-        ("box", "nms"),
+        *_THROUGH_HEADS,
         ("nms", "found"),
     ),
     ((3, 5, "for each of 300 proposals"),),
@@ -213,10 +210,7 @@ MASK_RCNN = Figure(
         Block("map", 2, "feature maps", place="left", kind="data"),
         Block("rpn", 2, "RPN", "anchors in each place: is it an object, and where are its edges?", "net", "right"),
         Block("align", 3, "RoIAlign, 7 x 7", "read between the cells: nothing is moved to whole cells", "net"),
-        Block("fc", 4, "fully connected layers", "", "net"),
-        Block("class", 5, "softmax", "which class, or none?", "net", "left"),
-        Block("box", 5, "box regression", "where exactly? Of each class", "net", "right"),
-        Block("nms", 6, "non-maximum suppression", "of overlapping boxes the best stays"),
+        *_HEADS,
         Block("align14", 7, "RoIAlign, 14 x 14", "the same maps again, inside the final boxes", "net"),
         Block("mask", 8, "mask head", "a 28 x 28 mask for each class; that of the class found is taken", "net"),
         Block("found", 9, "boxes, classes, masks", kind="masks"),
@@ -228,10 +222,7 @@ MASK_RCNN = Figure(
         ("map", "align"),
         ("rpn", "align"),
         ("align", "fc"),
-        ("fc", "class"),
-        ("fc", "box"),
-        ("class", "nms"),
-        ("box", "nms"),
+        *_THROUGH_HEADS,
         ("nms", "align14"),
         ("align14", "mask"),
         ("mask", "found"),

@@ -17,6 +17,7 @@ from importlib.resources import files
 
 from PIL import Image
 
+from maskrcnn.inspection.report import filled
 from maskrcnn.lineage.figures import FIGURES, draw
 from maskrcnn.lineage.rows import Row
 from maskrcnn.lineage.story import chapter_of
@@ -76,7 +77,7 @@ def page(subject: Subject, rows: Sequence[Row], facts: Mapping[str, str], plots:
         "facts": chips,
         "sections": "\n".join(section for section in sections if section),
     }
-    return _filled(_part("page.html"), parts)
+    return filled(_part("page.html"), parts)
 
 
 def sentences(subject: Subject, rows: Sequence[Row]) -> list[str]:
@@ -194,13 +195,3 @@ def _policy(style: str) -> str:
 
 def _part(name: str) -> str:
     return (files("maskrcnn.lineage") / "page" / name).read_text(encoding="utf-8")
-
-
-def _filled(text: str, parts: Mapping[str, str]) -> str:
-    """`text` with each {{name}} replaced, in one pass: what is put in is not searched again."""
-    pieces = text.split("{{")
-    filled = [pieces[0]]
-    for piece in pieces[1:]:
-        name, _, rest = piece.partition("}}")
-        filled += [parts[name], rest]
-    return "".join(filled)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from glob import has_magic
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from maskrcnn.data.pictures import PictureLike, picture_files, read_picture
+from maskrcnn.engine.calibrate import Ranges
+from maskrcnn.engine.calibration import Calibration, calibration_pictures, ranges_in
+from maskrcnn.engine.int8 import ranges_of
+from maskrcnn.engine.memory import memory_for
+from maskrcnn.engine.memory_errors import TO_DETECT, enough_memory
+from maskrcnn.engine.tune import Precision, tuned
 from maskrcnn.errors import InputError
 from maskrcnn.model.config import MOST, is_count
 from maskrcnn.model.mask_rcnn import Limits, MaskRCNN
@@ -27,7 +33,6 @@ from maskrcnn.weights.opening import ConfigLike, open_weights
 _log = logging.getLogger("maskrcnn")
 
 InMemory = bytes | Image.Image | np.ndarray | Tensor  # forms of one picture that are no path
-Precision = Literal["float32", "bf16"]
 OnError = Callable[[InputError], None]
 Proposer = Callable[[np.ndarray], Tensor]  # picture (H, W, 3) uint8 RGB -> boxes (P, 4) in it
 
@@ -51,6 +56,7 @@ def load(
     config: ConfigLike | None = None,
     precision: Precision = "float32",
     device: str = "auto",
+    calibration: Calibration | None = None,
 ) -> Predictor:
     """A detector that is ready to predict.
 
@@ -59,24 +65,39 @@ def load(
             file: our `.safetensors`, or a checkpoint of torchvision, Detectron2, MMDetection or Matterport.
         config: in place of what the file says: a `MaskRCNNConfig`, a mapping with some of its fields
             ({"detection": {"score_threshold": 0.3}}), or the config file of the framework that wrote the weights.
-        precision: "float32" (exact) or "bf16" (half the memory traffic, scores differ in the third digit).
-        device: "auto" takes CUDA, else MPS, else the CPU; or any name that torch knows.
+        precision: "float32" (exact), "bf16" or on a GPU "fp16" (half the memory traffic, scores differ in the third
+            digit), or on a CPU "int8" (fastest; wants `calibration`).
+        device: "auto" takes CUDA, else MPS, else the CPU (for int8 always the CPU); or any name that torch knows.
+        calibration: for int8, a folder, glob or list of some ten pictures like those to come, on which the range of
+            every layer's numbers is found. Not needed for a file that `maskrcnn weights quantise` wrote.
+
+    Errors: `InputError` for what cannot be opened, int8 without calibration, and a calibration folder without pictures.
     """
     opened = open_weights(weights, config)
     if opened.assumed:
         values = "; ".join(line.partition(": ")[0] for line in opened.assumed)  # `weights show` gives the reasons
         _log.warning("%s: a detector of %s, whose file does not tell: %s", weights, opened.family, values)
-    return Predictor(opened.model, device, precision)
+    if precision != "int8":
+        return Predictor(opened.model, device, precision)
+    ranges = ranges_in(opened.metadata, weights)
+    if calibration is not None:
+        ranges = ranges_of(opened.model, calibration_pictures(calibration))
+    return Predictor(opened.model, "cpu" if device == "auto" else device, precision, ranges=ranges)
 
 
 class Predictor:
     """A detector with its device and precision.
+
+    `model` is the plain one, which can be looked into, trained on and exported; `network` has the same answers, but for
+    rounding, and is what runs: rewritten for this machine (see `engine/tune.py`) when the predictor is made, so that
+    weights changed later are not seen.
 
     Args:
         model: moved to `device` and set to evaluation.
         device: "auto" or a torch device. precision: of the network's arithmetic; results are float32 always.
         proposer: gives the boxes (P, 4) to look at in a picture (H, W, 3) uint8 RGB, best first; in place of the
             detector's own RPN, or because it has none.
+        ranges: what int8 needs to know of the model's numbers: `engine.int8.ranges_of(model, pictures)`.
     """
 
     def __init__(
@@ -85,13 +106,22 @@ class Predictor:
         device: str | torch.device = "auto",
         precision: Precision = "float32",
         proposer: Proposer | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
-        if precision not in ("float32", "bf16"):
-            raise InputError("no such precision", field="precision", found=precision, expected="float32 or bf16")
+        if precision not in get_args(Precision):
+            expected = " or ".join(get_args(Precision))
+            raise InputError("no such precision", field="precision", found=precision, expected=expected)
         self.device = _device(device)
         self.model = model.to(self.device).eval()
+        self.network = tuned(self.model, precision, ranges)
         self.precision = precision
         self.proposer = proposer
+
+    def untuned(self) -> Predictor:
+        """The same detector run layer by layer as `model` has it, in float32: for those who look into its layers."""
+        plain = copy.copy(self)
+        plain.network, plain.precision = self.model, "float32"
+        return plain
 
     def __repr__(self) -> str:
         return f"Predictor({len(self.class_names)} classes, device={str(self.device)!r}, precision={self.precision!r})"
@@ -182,18 +212,22 @@ class Predictor:
     def _detect(self, batch: list[_Loaded], limits: Limits) -> list[Detections]:
         images = [torch.from_numpy(item.pixels).permute(2, 0, 1) for item in batch]  # (3, H, W) uint8
         proposals = None if self.proposer is None else [self.proposer(item.pixels) for item in batch]
-        with torch.no_grad(), self.arithmetic():  # not inference_mode: results are the caller's to change
-            found = self.model(images, limits, proposals)
+        # not inference_mode: results are the caller's to change
+        enough = enough_memory(TO_DETECT, f"{len(batch)} pictures at a time")
+        with torch.no_grad(), enough, memory_for(self._largest_map(images, limits)):
+            found = self.network(images, limits, proposals)
         return [
             replace(on_cpu(detections), source=item.source, picture=partial(read_picture, item.picture))
             for detections, item in zip(found, batch, strict=True)
         ]
 
-    def arithmetic(self) -> AbstractContextManager[Any]:
-        """The context in which the network computes with `precision`."""
-        if self.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    def _largest_map(self, images: Sequence[Tensor], limits: Limits) -> int:
+        """Bytes of the finest feature map of these pictures (3, H_i, W_i), about."""
+        config = self.model.config
+        sizes = [config.preprocess.resized_size((image.shape[1], image.shape[2]), limits.size) for image in images]
+        channels = max(self.model.backbone.channels.values()) if config.fpn is None else config.fpn.channels
+        cells = sum(high * wide for high, wide in sizes) // min(self.model.backbone.strides.values()) ** 2
+        return cells * channels * (4 if self.precision == "float32" else 2)
 
 
 class _Loaded:

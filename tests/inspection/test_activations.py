@@ -183,7 +183,7 @@ def test_the_first_alarm_names_the_broken_layer(
 
 def test_the_tensors_are_the_detectors_own(nuclei: Predictor) -> None:
     """Those of layers that work in place as well: each is looked at before the next changes it."""
-    steps = maskrcnn.inspect(nuclei, PICTURES[-1])
+    steps = maskrcnn.inspect(nuclei.untuned(), PICTURES[-1])
     found = activations(nuclei, PICTURES[-1])
     assert list(found)[:2] == ["preprocess[pixels]", "preprocess[image_sizes]"]
     for name, values in {
@@ -318,7 +318,8 @@ def test_a_figure_says_what_is_wrong(fresh: Predictor, picture: np.ndarray) -> N
     conv = fresh.model.fpn.output["p3"].conv
     with torch.no_grad():
         conv.weight.zero_()
-    figures = {figure.name: figure for figure in activation_figures(maskrcnn.inspect(fresh, picture))}
+    broken = Predictor(fresh.model, "cpu")
+    figures = {figure.name: figure for figure in activation_figures(maskrcnn.inspect(broken, picture))}
     assert "Alarm: p3 is zero everywhere." in figures["features_p3"].caption
     assert "Alarm: p3 is zero everywhere." in figures["features_levels"].caption
     assert "Alarm" not in figures["features_p2"].caption

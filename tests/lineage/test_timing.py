@@ -33,8 +33,9 @@ def test_the_same_detections_and_every_stage_timed(picture: np.ndarray, kind: st
         proposer = lambda image: torch.tensor([[3.0, 4.0, 40.0, 30.0], [10.0, 10.0, 60.0, 44.0]])  # noqa: E731
     model = MaskRCNN(config).eval()
     watch, limits = Stopwatch(), Limits(nms_iou=0.4)
-    timed = detect_timed(model, picture, watch, proposer, limits)
-    found = Predictor(model, "cpu", proposer=proposer).predict(picture, nms_iou=0.4)
+    predictor = Predictor(model, "cpu", proposer=proposer)
+    timed = detect_timed(predictor.network, picture, watch, proposer, limits)
+    found = predictor.predict(picture, nms_iou=0.4)
     assert len(found) > 0
     assert torch.equal(timed.boxes, found.boxes) and torch.equal(timed.scores, found.scores)
     assert timed.names == found.names and timed.size == (48, 64)

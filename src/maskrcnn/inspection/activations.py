@@ -124,7 +124,7 @@ def activations(
         for name, module in chosen.items():
             hook = module.register_forward_hook(lambda module, _, output, name=name: keep(name, module, output))
             stack.callback(hook.remove)
-        predictor.predict(read_picture(picture), **options)
+        predictor.untuned().predict(read_picture(picture), **options)
     for name in layers or ():
         if name not in calls and not has_magic(name):
             expected = f"those inside it, {name}.*" if any(chosen[name].children()) else "one that is called"

@@ -74,7 +74,7 @@ def class_masks(steps: Steps, rows: list[int]) -> Tensor:
     boxes = steps.found.boxes[0][found]
     with torch.no_grad():
         pooled = steps.model.pooled_for_masks(steps.features, boxes, torch.zeros_like(found))
-        heads = [head.all_classes(pooled).sigmoid() for head in steps.model.mask_heads]
+        heads = [head.all_classes(pooled.float()).sigmoid() for head in steps.model.mask_heads]
     return torch.stack(heads).mean(dim=0).cpu()
 
 

@@ -110,8 +110,9 @@ def probe(
     if target is not None and not (target.gt_boxes.isfinite().all() and (target.gt_labels > 0).all()):
         raise InputError("is none", field="ground truth", expected="boxes of finite numbers, labels from 1")
     image = torch.from_numpy(np.require(picture, requirements="W")).permute(2, 0, 1)
-    with torch.no_grad(), predictor.arithmetic():
-        return walk(predictor.model, image, limits or Limits(), picture, target)
+    with torch.no_grad():
+        steps = walk(predictor.network, image, limits or Limits(), picture, target)
+    return replace(steps, model=predictor.model)
 
 
 def walk(model: MaskRCNN, image: Tensor, limits: Limits, picture: np.ndarray, target: Target | None = None) -> Steps:
@@ -122,7 +123,7 @@ def walk(model: MaskRCNN, image: Tensor, limits: Limits, picture: np.ndarray, ta
     cuts = config.proposal_windows(batch.image_sizes, (height, width))
     windows = config.windows(batch.image_sizes, (height, width))
     body: dict[str, Tensor] = model.backbone(batch.pixels)
-    features: dict[str, Tensor] = body if model.fpn is None else model.fpn(body)
+    features: dict[str, Tensor] = body if model.fpn is None else model.fpn(dict(body))
     rpn = model.own_rpn(features, (height, width))
     candidates = proposal_candidates(rpn, cuts, config.own_rpn)
     proposals = candidates.proposals()

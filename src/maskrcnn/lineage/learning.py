@@ -13,6 +13,7 @@ import torch
 
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.loader import TrainLoader
+from maskrcnn.engine.memory import freed_memory_kept
 from maskrcnn.lineage.system import Bench
 from maskrcnn.model.config import to_dict
 from maskrcnn.model.mask_rcnn import MaskRCNN
@@ -20,7 +21,6 @@ from maskrcnn.training.augment import training_transform
 from maskrcnn.training.checkpoint import STATE_FILE, TrainingState, read_saved, restore_state, save_state
 from maskrcnn.training.distributed import join_world
 from maskrcnn.training.loop import Observers, learn
-from maskrcnn.training.memory import freed_memory_kept
 from maskrcnn.training.recipe import Recipe, changed, light, small_drawings
 from maskrcnn.training.schedule import length_of
 from maskrcnn.training.start import settled_recipe, starting_state

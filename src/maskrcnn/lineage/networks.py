@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from maskrcnn.data.dataset import Dataset
+from maskrcnn.engine.tune import tuned
 from maskrcnn.lineage.learning import fit, recipe_for_bench
 from maskrcnn.lineage.system import Bench, Stopwatch, Trained
 from maskrcnn.lineage.timing import detect_timed
@@ -52,7 +53,9 @@ def train_at_once(
 def as_trained(model: MaskRCNN, training: dict[str, float], steps: int, proposer: Proposer | None = None) -> Trained:
     """`model` as a system. training: seconds of each stage of learning. steps: of the optimizer, in all."""
 
+    network = tuned(model)
+
     def detect(picture: np.ndarray, watch: Stopwatch) -> Detections:
-        return detect_timed(model, picture, watch, proposer)
+        return detect_timed(network, picture, watch, proposer)
 
     return Trained(detect, training, {"steps": float(steps)})

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn.data.classes import Classes
+from maskrcnn.engine.memory import freed_memory_kept
 from maskrcnn.lineage.box_regression import BoxRegressors, RidgeSums
 from maskrcnn.lineage.feature_cache import FeatureCache, Features, fill
 from maskrcnn.lineage.fine_tuning import fine_tune
@@ -41,7 +42,6 @@ from maskrcnn.ops.boxes import clip, is_large_enough
 from maskrcnn.ops.nms import nms_keep, top_k
 from maskrcnn.structures import Detections
 from maskrcnn.training.distributed import World, join_world
-from maskrcnn.training.memory import freed_memory_kept
 from maskrcnn.training.start import settled_recipe
 
 _log = logging.getLogger("maskrcnn")

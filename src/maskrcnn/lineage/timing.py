@@ -21,13 +21,12 @@ def detect_timed(
     proposer: Proposer | None = None,
     limits: Limits | None = None,
 ) -> Detections:
-    """What `Predictor.predict` finds in one picture (H, W, 3) uint8 RGB, to the last bit.
+    """What `Predictor.predict` finds in one picture (H, W, 3) uint8 RGB: to the last bit, if `model` is its `network`.
 
     Stages: "features" (resize, body, pyramid), "proposals" (of `proposer`, or RPN and NMS), "heads" (pooling, box head,
     NMS) and, where there is such a head, "masks". The GPU is waited for at the end of each.
     """
     config = (limits or Limits()).applied(model.config)
-    device = next(model.parameters()).device
     boxes = None
     if proposer is not None:
         with watch("proposals"):
@@ -35,6 +34,7 @@ def detect_timed(
     with watch("features"):
         image = torch.from_numpy(np.require(picture, requirements="W")).permute(2, 0, 1)
         batch = model.preprocess([image], limits.size if limits else None)
+        device = batch.pixels.device
         features = model.features(batch.pixels)
         _wait(device)
     with watch("proposals"):

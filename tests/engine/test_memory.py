@@ -12,7 +12,7 @@ PROGRAM = """
 import resource
 from contextlib import nullcontext
 import torch
-from maskrcnn.training.memory import freed_memory_kept
+from maskrcnn.engine.memory import freed_memory_kept
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,0 +1,1 @@
+"""A finished detector rewritten for one machine: folded, packed, in another precision. `model/` stays plain."""

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from maskrcnn.data.opening import open_dataset
     from maskrcnn.errors import InputError, InputErrors
     from maskrcnn.evaluation.evaluate import Evaluation
+    from maskrcnn.export.opening import load
     from maskrcnn.model.mask_rcnn import MaskRCNN, MaskRCNNConfig
-    from maskrcnn.predictor import Predictor, load
+    from maskrcnn.predictor import Predictor
     from maskrcnn.structures import Detections, Masks, Target
     from maskrcnn.training.train import train
 
@@ -36,7 +37,7 @@ _HOME = {  # public name -> the module that defines it
     "Target": "maskrcnn.structures",
     "evaluate": "maskrcnn.api",
     "inspect": "maskrcnn.api",
-    "load": "maskrcnn.predictor",
+    "load": "maskrcnn.export.opening",
     "open_dataset": "maskrcnn.data.opening",
     "train": "maskrcnn.training.train",
 }

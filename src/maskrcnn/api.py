@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from maskrcnn.errors import InputError
 from maskrcnn.evaluation.coco_ap import limits_of
 from maskrcnn.evaluation.evaluate import Detect, Evaluation, LabelledPictures, Progress
 from maskrcnn.evaluation.evaluate import evaluate as evaluate_detect
+from maskrcnn.export.opening import ExportedDetector
 from maskrcnn.inspection.explain import Watched, explaining
 from maskrcnn.inspection.probe import Steps, probe
 from maskrcnn.inspection.why import Reasons
@@ -23,7 +25,7 @@ from maskrcnn.structures import Target
 
 
 def evaluate(
-    model: Predictor | Detect,
+    model: Predictor | ExportedDetector | Detect,
     data: DataLike,
     *,
     images: str | Path | None = None,
@@ -40,7 +42,7 @@ def evaluate(
     """Score a detector on labelled pictures.
 
     Args:
-        model: a `Predictor`, or any function from an iterable of pictures to an iterable of `Detections`.
+        model: what `load` gave, or any function from an iterable of pictures to an iterable of `Detections`.
         data: an annotation file, a folder that holds one, "shapes", a data set, or any sequence of (picture, Target).
         images: folder of the pictures, where they are not found beside the annotations. split: "val" or "train",
             for a folder that holds both. skip_bad: leave out what is wrong in the data rather than refuse it.
@@ -58,10 +60,14 @@ def evaluate(
     """
     dataset: LabelledPictures = open_dataset(data, images=images, split=split, skip_bad=skip_bad)
     classes: Classes | None = None
-    if not isinstance(model, Predictor):
+    detect: Detect
+    if reasons is not None and not isinstance(model, Predictor):
+        raise InputError("needs a Predictor, which shows its steps", field="reasons", found=type(model).__name__)
+    if isinstance(model, ExportedDetector):
+        classes = Classes(model.class_names, model.category_ids)
+        detect = partial(model.predict, **(predict_options or {}))
+    elif not isinstance(model, Predictor):
         detect = model
-        if reasons is not None:
-            raise InputError("needs a Predictor, which shows its steps", field="reasons", found=type(model).__name__)
     else:
         classes = Classes(model.class_names, model.category_ids)
         options = _with_enough(model, limits_of(max_detections), predict_options or {})

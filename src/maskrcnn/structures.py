@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from maskrcnn.errors import InputError
 from maskrcnn.ops.files import whole_file
+from maskrcnn.ops.paste import as_array
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what an exported detector finds is told in a process that has no torch: its arrays are numpy's
+    import torch
+    from torch import Tensor
+
     from maskrcnn.ops.rle import RLE
 
 Size = tuple[int, int]  # (height, width)
@@ -178,6 +180,8 @@ class GtKeypoints:
 
         A mirror, across or down, makes a left eye of a right one.
         """
+        import torch
+
         is_mirror = np.linalg.det(affine[:, :2]) < 0
         points = self.points[:, list(self.scheme.mirrored)] if is_mirror else self.points
         linear, offset = torch.from_numpy(affine[:, :2]), torch.from_numpy(affine[:, 2])
@@ -302,7 +306,7 @@ class Masks:
 
     def rle(self) -> list[RLE]:
         """D compressed RLEs {"size": [H, W], "counts": str}; no full bitmap is made on the way."""
-        from maskrcnn.ops.masks import paste_rle
+        from maskrcnn.ops.paste import paste_rle
 
         return paste_rle(self.probabilities, self.boxes, self.size, self.threshold)
 
@@ -314,9 +318,14 @@ class Masks:
 
     def bitmaps(self) -> Tensor:
         """(D, H, W) bool. This is D full pictures: prefer `rle` where hundreds of objects meet large pictures."""
-        from maskrcnn.ops.masks import paste_masks
+        from maskrcnn.ops.paste import paste_bitmaps
 
-        return paste_masks(self.probabilities, self.boxes, self.size, self.threshold)
+        pasted = paste_bitmaps(self.probabilities, self.boxes, self.size, self.threshold)
+        if isinstance(self.probabilities, np.ndarray):
+            return pasted
+        import torch
+
+        return torch.from_numpy(pasted).to(self.probabilities.device)
 
 
 @dataclass(frozen=True)
@@ -387,8 +396,8 @@ class Detections:
 
     def _coco_keypoints(self, keypoints: Tensor) -> list[list[float]]:
         centre = 0.5 if self.keypoint_scheme is None else self.keypoint_scheme.pixel_centre
-        shifted = keypoints.cpu().double() - torch.tensor([centre, centre, 0.0], dtype=torch.float64)
-        return [[round(v, 3) for v in row] for row in shifted.flatten(1).tolist()]
+        shifted = as_array(keypoints, np.float64) - np.array([centre, centre, 0.0])
+        return [[round(v, 3) for v in row] for row in shifted.reshape(len(shifted), 3 * shifted.shape[1]).tolist()]
 
     def draw(self, picture: np.ndarray | None = None) -> np.ndarray:
         """The picture (H, W, 3) uint8 with masks, boxes, names and scores drawn over a copy of it."""

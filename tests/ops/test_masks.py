@@ -304,7 +304,7 @@ def test_boxes_without_area_or_outside_give_empty_masks() -> None:
 def test_paste_in_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     probabilities, boxes = _blobs(20), _boxes(20)
     together = paste_rle(probabilities, boxes, SIZE)
-    monkeypatch.setattr("maskrcnn.ops.masks._CELLS", 500)
+    monkeypatch.setattr("maskrcnn.ops.paste._CELLS", 500)
     assert paste_rle(probabilities, boxes, SIZE) == together
 
 

@@ -61,8 +61,8 @@ def run(options: Options) -> int:
 
     from maskrcnn.api import evaluate
     from maskrcnn.data.opening import open_dataset
+    from maskrcnn.export.opening import load
     from maskrcnn.inspection.why import Reasons
-    from maskrcnn.predictor import load
 
     dataset = open_dataset(options.data, images=options.images, split=options.split, skip_bad=options.skip_bad)
     for problem in dataset.skipped:

@@ -27,9 +27,11 @@ COMMANDS = {
     "predict": "find the objects of pictures: overlays and COCO records",
     "evaluate": "score a detector on labelled pictures: AP, per class, curves",
     "inspect": "every step of one picture, and why an object was missed: a report, figures",
+    "export": "one file for ONNX Runtime, OpenVINO or torch, verified",
     "lineage": "R-CNN, Fast, Faster and Mask R-CNN compared: accuracy, time, the papers' ablations",
     "serve": "a page in the browser: drop a picture, walk through the steps",
     "weights": "public checkpoints by name, and conversion of other frameworks' files",
+    "bench": "how fast is it: against torchvision, stage by stage, and this machine's floor",
     "demo": "segment real pictures, then learn drawn shapes from nothing",
 }
 

@@ -44,8 +44,9 @@ class ModelOptions(CommandOptions):
     device: str = "auto"
     """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps."""
 
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of the network's arithmetic: float32 is exact, bf16 faster where the hardware has it."""
+    precision: Literal["float32", "bf16", "fp16", "int8"] = "float32"
+    """Of the network's arithmetic: float32 is exact; bf16 faster where the hardware has it; fp16 for GPUs; int8 for
+    CPUs, and for files that `maskrcnn weights quantise` wrote."""
 
     batch_size: int = 1
     """Pictures at work at once; memory grows with it."""

@@ -62,7 +62,7 @@ def run(options: Options) -> int:
         raise WrongUse("no pictures given", field="PICTURES", expected="files, folders or globs")
     require_share("--draw-threshold", options.draw_threshold)
     from maskrcnn.data.pictures import picture_files
-    from maskrcnn.predictor import load
+    from maskrcnn.export.opening import load
 
     files = list(dict.fromkeys(picture_files(options.pictures)))
     _require_other_folder(files, options.out)

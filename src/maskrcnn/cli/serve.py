@@ -40,8 +40,9 @@ class Options(CommandOptions):
     device: str = "auto"
     """auto (CUDA, else MPS, else the CPU), cpu, cuda, cuda:1, mps."""
 
-    precision: Literal["float32", "bf16"] = "float32"
-    """Of the network's arithmetic: float32 is exact, bf16 faster where the hardware has it."""
+    precision: Literal["float32", "bf16", "fp16", "int8"] = "float32"
+    """Of the network's arithmetic: float32 is exact; bf16 faster where the hardware has it; fp16 for GPUs; int8 for
+    CPUs, and for files that `maskrcnn weights quantise` wrote."""
 
 
 def run(options: Options) -> int:

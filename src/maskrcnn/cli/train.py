@@ -273,6 +273,9 @@ class RecipeOptions:
     accumulate: Whole = None
     """Parts that a batch is computed in, for small memory."""
 
+    recompute: Flag = None
+    """Compute activations a second time in the backward pass, for small memory: about half, and a third more time."""
+
     optimizer: Annotated[Literal["sgd", "adamw"] | None, one_of("sgd", "adamw"), presets_own("{sgd,adamw}")] = None
     """SGD with momentum, or AdamW."""
 

@@ -15,6 +15,8 @@ from tyro.conf import Positional, arg, subcommand
 
 from maskrcnn.cli.options import CommandOptions, WrongUse
 from maskrcnn.cli.progress import progress_bar
+from maskrcnn.cli.quantise import Quantise
+from maskrcnn.cli.quantise import run as quantise
 from maskrcnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,12 +89,13 @@ class Show:
 @tyro.conf.configure(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, kw_only=True)
 class Options(CommandOptions):
-    """List, fetch, convert and show checkpoints."""
+    """List, fetch, convert, quantise and show checkpoints."""
 
     action: (
         Annotated[List, subcommand("list")]
         | Annotated[Get, subcommand("get")]
         | Annotated[Convert, subcommand("convert")]
+        | Annotated[Quantise, subcommand("quantise")]
         | Annotated[Show, subcommand("show")]
     )
     """What to do."""
@@ -107,6 +110,8 @@ def run(options: Options) -> int:
             return _get(action)
         case Convert() as action:
             return _convert(action)
+        case Quantise() as action:
+            return quantise(action)
         case Show() as action:
             return _show(action)
 

@@ -21,24 +21,26 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from glob import glob, has_magic
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from maskrcnn.errors import InputError, InputErrors
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from maskrcnn.structures import Size
 
-PictureLike = str | Path | bytes | Image.Image | np.ndarray | Tensor
+PictureLike: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray | Tensor"
 
 PICTURE_SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .bmp .dib .tif .tiff .gif .webp .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
@@ -73,7 +75,7 @@ def read_picture(picture: PictureLike, *, name: str | None = None) -> np.ndarray
     if isinstance(picture, Image.Image):
         with _damage_named(label):
             return _from_pil(picture, label)
-    if isinstance(picture, Tensor):
+    if _is_tensor(picture):
         return _from_array(_channels_last(picture), label)
     if isinstance(picture, np.ndarray):
         return _from_array(picture, label)
@@ -213,6 +215,12 @@ def _from_pil(image: Image.Image, label: str) -> np.ndarray:
     if image.mode in ("LA", "La"):  # straight to RGB is not offered for every pair of modes
         image = image.getchannel("L")
     return _from_array(np.array(image.convert("RGB")), label)
+
+
+def _is_tensor(picture: object) -> TypeGuard[Tensor]:
+    """Where torch is not loaded nobody has a tensor: pictures are read without it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(picture, torch.Tensor)
 
 
 def _channels_last(tensor: Tensor) -> np.ndarray:

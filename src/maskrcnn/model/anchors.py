@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -68,10 +69,36 @@ def make_anchors(
         step_y, step_x = stride, stride
         if config.strides == "grid":
             step_y, step_x = padded_size[0] // rows, padded_size[1] // columns
-        boxes = cell_anchors(sizes, config.ratios, stride if config.shapes == "cell" else None).to(device)
-        boxes = on_pixels(boxes.round() if config.rounding else boxes, config.corners)
+        cell = stride if config.shapes == "cell" else None
+        boxes = _shapes(sizes, config.ratios, cell, config.rounding, config.corners, str(device))
         y = (torch.arange(rows, device=device, dtype=torch.float32) + config.centre) * step_y
         x = (torch.arange(columns, device=device, dtype=torch.float32) + config.centre) * step_x
         shift = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)] * 2, dim=-1)  # (rows, columns, 4)
         levels.append((shift[:, :, None] + boxes).reshape(-1, 4))
     return levels
+
+
+def _shapes(
+    sizes: tuple[float, ...], ratios: tuple[float, ...], cell: int | None, rounding: bool, corners: Corners, device: str
+) -> Tensor:
+    """(k, 4): the anchors around (0, 0). A GPU keeps them: each copy from the host would make the host wait for it."""
+    make = _made if device == "cpu" else _kept
+    return make(sizes, ratios, cell, rounding, corners, device)
+
+
+def _made(
+    sizes: tuple[float, ...], ratios: tuple[float, ...], cell: int | None, rounding: bool, corners: Corners, device: str
+) -> Tensor:
+    boxes = cell_anchors(sizes, ratios, cell)
+    return on_pixels(boxes.round() if rounding else boxes, corners).to(device)
+
+
+_made_once = lru_cache(maxsize=64)(_made)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # a compiled graph holds the tensor itself
+def _kept(
+    sizes: tuple[float, ...], ratios: tuple[float, ...], cell: int | None, rounding: bool, corners: Corners, device: str
+) -> Tensor:
+    with torch.inference_mode(False):  # for both lanes
+        return _made_once(sizes, ratios, cell, rounding, corners, device)

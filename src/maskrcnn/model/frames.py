@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from maskrcnn.model.preprocess_config import Place as Place
 from maskrcnn.structures import Size
 
-Place = Literal["corner", "centre"]  # of the picture in the padded frame: top left, or in the middle
 Corners = Literal["edges", "centres"]  # of boxes, see above
 
 
@@ -26,7 +26,8 @@ def windows_of(image_sizes: Tensor, padded_size: Size, place: Place, corners: Co
     far = image_sizes.flip(1)  # (width, height)
     near = torch.zeros_like(far)
     if place == "centre":
-        near = torch.floor((far.new_tensor(padded_size).flip(0) - far) / 2)
+        height, width = padded_size
+        near = torch.floor(torch.stack([width - far[:, 0], height - far[:, 1]], dim=1) / 2)
     return torch.cat([near, near + far - extra(corners)], dim=1)
 
 

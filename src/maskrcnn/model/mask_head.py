@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from maskrcnn.model.config import require
 from maskrcnn.model.layers import Norm, conv_stack, init_conv
+from maskrcnn.ops.products import weighted_channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ class MaskHead(nn.Module):
         # permuted so that the gradient is laid out channels-last, as the weight is in training
         weight = self.masks.weight.permute(0, 2, 3, 1).flatten(1)[row].to(hidden.dtype)  # (R, C)
         assert self.masks.bias is not None
-        logits = torch.einsum("rpc,rc->rp", hidden, weight).float() + self.masks.bias[row][:, None].float()
+        logits = weighted_channels(hidden, weight).float() + self.masks.bias[row][:, None].float()
         side = self.config.side
         return logits.reshape(-1, side, side)
 

@@ -6,12 +6,10 @@ boxes: (x1, y1, x2, y2), float pixels, padded frame until `original_frame`; size
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,11 +17,12 @@ from maskrcnn.errors import InputError
 from maskrcnn.model.backbone import Backbone, BackboneConfig
 from maskrcnn.model.box_head import BoxHead, BoxHeadConfig, BoxOutputs, DetectionConfig, select_detections
 from maskrcnn.model.cascade import CascadeConfig, average_logits, refine
-from maskrcnn.model.config import MOST, is_count, is_share, require
+from maskrcnn.model.config import require
 from maskrcnn.model.fpn import FPN, FPNConfig
 from maskrcnn.model.frames import Corners, on_edges, to_original, windows_of
 from maskrcnn.model.given import given_proposals
 from maskrcnn.model.keypoint_head import KeypointHead, KeypointHeadConfig, place_keypoints
+from maskrcnn.model.limits import Limits as Limits
 from maskrcnn.model.mask_head import MaskHead, MaskHeadConfig
 from maskrcnn.model.mask_mlp import MaskMLP, make_mask_head
 from maskrcnn.model.preprocess import Preprocess, PreprocessConfig
@@ -35,7 +34,6 @@ from maskrcnn.ops.masks import mask_iou
 from maskrcnn.ops.nms import mask_nms_keep
 from maskrcnn.structures import DetectionBatch, Detections, ImageBatch, Masks, Proposals, Size
 
-MOST_PIXELS = 1 << 15  # of the shorter side: beyond it a picture has more than a gigapixel
 ROIS_AT_ONCE = 200  # in a head that widens them, so that memory does not grow with the objects: 1000 masks take 0.8 GB
 
 
@@ -104,52 +102,8 @@ class MaskRCNNConfig:
     def proposal_windows(self, image_sizes: Tensor, padded_size: Size) -> Tensor:
         """(N, 4): what proposals are cut to."""
         if self.rpn is not None and self.rpn.cut_to == "padded":
-            image_sizes = image_sizes.new_tensor(padded_size).expand_as(image_sizes)
+            image_sizes = torch.stack([torch.zeros_like(image_sizes[:, 0]) + side for side in padded_size], dim=1)
         return self.windows(image_sizes, padded_size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one call may ask for instead of the checkpoint's own values; None leaves them. Numbers may be numpy's."""
-
-    score_threshold: float | None = None  # 0 to 1
-    nms_iou: float | None = None  # 0 to 1, between boxes of one class
-    max_detections: int | None = None  # per picture, no cap; lifts the proposals to at least as many
-    proposals: int | None = None  # per picture; also lifts the RPN's pre-NMS limit to at least this
-    class_agnostic_nms: bool | None = None
-    mask_nms_iou: float | None = None  # 0 to 1, between masks
-    size: int | Literal["native"] | None = None  # shorter side in px
-
-    def __post_init__(self) -> None:
-        self._settle("score_threshold", is_share, float, "a number from 0 to 1")
-        self._settle("nms_iou", is_share, float, "a number from 0 to 1")
-        self._settle("mask_nms_iou", is_share, float, "a number from 0 to 1")
-        self._settle("max_detections", is_count, int, f"a whole number from 1 to {MOST}")
-        self._settle("proposals", is_count, int, f"a whole number from 1 to {MOST}")
-        self._settle("class_agnostic_nms", lambda value: isinstance(value, bool | np.bool_), bool, "true or false")
-        if not (isinstance(self.size, str) and self.size == "native"):
-            expected = f"a whole number of px from 1 to {MOST_PIXELS}, or native"
-            self._settle("size", lambda value: is_count(value, MOST_PIXELS), int, expected)
-
-    def _settle(self, name: str, fits: Callable[[object], bool], kind: type, expected: str) -> None:
-        """Python's own number in place of numpy's, which JSON does not know."""
-        value = getattr(self, name)
-        if value is not None:
-            require(fits(value), self, name, expected)
-            object.__setattr__(self, name, kind(value))
-
-    def applied(self, config: MaskRCNNConfig) -> MaskRCNNConfig:
-        """`config` with these values in their places."""
-        names = ("score_threshold", "nms_iou", "max_detections", "class_agnostic_nms", "mask_nms_iou")
-        asked = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        detection = replace(config.detection, **asked)
-        rpn = config.rpn
-        if rpn is None:
-            return replace(config, detection=detection)
-        # more detections than proposals could not be: asking for many lifts the proposals too
-        proposals = self.proposals or max(rpn.post_nms_top_n, self.max_detections or 0)
-        rpn = replace(rpn, post_nms_top_n=proposals, pre_nms_top_n=max(rpn.pre_nms_top_n, proposals))
-        return replace(config, rpn=rpn, detection=detection)
 
 
 class MaskRCNN(nn.Module):
@@ -263,7 +217,7 @@ class MaskRCNN(nn.Module):
     def features(self, pixels: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) to the maps that RPN and heads read, by level."""
         maps: dict[str, Tensor] = self.backbone(pixels)
-        return maps if self.fpn is None else self.fpn(maps)
+        return maps if self.fpn is None else self.fpn(maps)  # which may take the body's maps out, to free them
 
     def propose(
         self, features: Mapping[str, Tensor], image_sizes: Tensor, padded_size: Size, config: MaskRCNNConfig
@@ -322,8 +276,7 @@ class MaskRCNN(nn.Module):
         return BoxOutputs(rows.back(outputs.class_logits), rows.back(outputs.deltas)), proposals
 
     def _box_outputs(self, head: BoxHead, features: Mapping[str, Tensor], boxes: Tensor, rows: _Rows) -> BoxOutputs:
-        at_once = ROIS_AT_ONCE if rows.index is not None and self.roi_stage is not None else max(1, boxes.shape[0])
-        parts = zip(torch.split(boxes, at_once), torch.split(rows.image_index, at_once), strict=True)
+        parts = _in_parts(rows.index is not None and self.roi_stage is not None, boxes, rows.image_index)
         outputs = [head(self.pooled_for_boxes(features, box, image)) for box, image in parts]
         return BoxOutputs(torch.cat([o.class_logits for o in outputs]), torch.cat([o.deltas for o in outputs]))
 
@@ -335,8 +288,7 @@ class MaskRCNN(nn.Module):
             return None
         rows = _Rows(found.valid, drop_empty)
         boxes, labels = rows.of(found.boxes), rows.of(found.labels)
-        at_once = ROIS_AT_ONCE if drop_empty else max(1, boxes.shape[0])
-        parts = zip(*(torch.split(x, at_once) for x in (boxes, rows.image_index, labels)), strict=True)
+        parts = _in_parts(drop_empty, boxes, rows.image_index, labels)
         masks = [self._mask_logits(self.pooled_for_masks(features, box, image), label) for box, image, label in parts]
         logits = rows.back(torch.cat(masks))  # (N * D, M, M)
         return logits.reshape(*found.valid.shape, *logits.shape[1:])
@@ -354,8 +306,7 @@ class MaskRCNN(nn.Module):
             return None
         rows = _Rows(found.valid, drop_empty)
         boxes = rows.of(found.boxes)
-        at_once = ROIS_AT_ONCE if drop_empty else max(1, boxes.shape[0])
-        parts = zip(torch.split(boxes, at_once), torch.split(rows.image_index, at_once), strict=True)
+        parts = _in_parts(drop_empty, boxes, rows.image_index)
         maps = [self.keypoint_head(self.pooled_for_keypoints(features, box, image)) for box, image in parts]
         logits = rows.back(torch.cat(maps))  # (N * D, J, M, M)
         return logits.reshape(*found.valid.shape, *logits.shape[1:])
@@ -384,6 +335,13 @@ class _Rows:
         if self.index is None:
             return values
         return values.new_zeros(self.total, *values.shape[1:]).index_copy_(0, self.index, values)
+
+
+def _in_parts(spare: bool, *rows: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Tensors (R, ...) side by side, `ROIS_AT_ONCE` rows at a time to spare memory, or whole, as fixed shapes are."""
+    if not spare:
+        return [rows]
+    return zip(*(torch.split(values, ROIS_AT_ONCE) for values in rows), strict=True)
 
 
 def original_frame(found: DetectionBatch, batch: ImageBatch, config: MaskRCNNConfig) -> list[Detections]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -73,11 +74,12 @@ class RoIPooler(nn.Module):
             nearest=self.config.nearest_level,
         )
         level = level - numbers[0]
-        wanted = range(numbers[0], numbers[-1] + 1)
-        if numbers == list(wanted):
+        if numbers == list(range(numbers[0], numbers[-1] + 1)):
             return level
-        finest = [numbers.index(max(n for n in numbers if n <= number)) for number in wanted]
-        return torch.tensor(finest, device=boxes.device)[level]
+        place = torch.zeros_like(level)  # else the level itself or the one below it, of equal ones the first
+        for below, number in pairwise(sorted(set(numbers))):
+            place += (level >= number - numbers[0]) * (numbers.index(number) - numbers.index(below))
+        return place
 
     def as_read(self, boxes: Tensor) -> Tensor:
         """Boxes (R, 4) as they are pooled, by any method but "crop": corners on edges, `extent` wider and higher."""

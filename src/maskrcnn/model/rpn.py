@@ -20,7 +20,7 @@ from maskrcnn.model.config import require
 from maskrcnn.model.layers import init_conv
 from maskrcnn.ops.box_coder import BoxCoder
 from maskrcnn.ops.boxes import clip_to, is_large_enough
-from maskrcnn.ops.nms import nms_keep, top_k
+from maskrcnn.ops.nms import nms_keep_levels, top_k
 from maskrcnn.structures import Proposals
 
 
@@ -130,10 +130,13 @@ class RPN(nn.Module):
                 hidden = F.relu(conv(hidden))
             logits.append(_by_cell(self.objectness(hidden), 1).squeeze(2).float())
             deltas.append(_by_cell(self.deltas(hidden), 4).float())
-        grids = [(features[name].shape[2], features[name].shape[3]) for name in self.strides]
-        device = logits[0].device
-        anchors = make_anchors(self.config.anchors, grids, list(self.strides.values()), padded_size, device)
-        return RPNOutputs(logits, deltas, anchors)
+        return RPNOutputs(logits, deltas, self.anchors(features, padded_size))
+
+    def anchors(self, features: Mapping[str, Tensor], padded_size: tuple[int, int]) -> list[Tensor]:
+        """L tensors (H_l * W_l * k, 4), those of the cells of `features`."""
+        maps = [features[name] for name in self.strides]
+        grids = [(level.shape[2], level.shape[3]) for level in maps]
+        return make_anchors(self.config.anchors, grids, list(self.strides.values()), padded_size, maps[0].device)
 
 
 def propose(outputs: RPNOutputs, windows: Tensor, config: RPNConfig) -> Proposals:
@@ -149,7 +152,7 @@ def propose(outputs: RPNOutputs, windows: Tensor, config: RPNConfig) -> Proposal
 def proposal_candidates(outputs: RPNOutputs, windows: Tensor, config: RPNConfig) -> ProposalCandidates:
     """As `propose`, with everything that was a proposal's rival."""
     outputs = outputs.joined() if config.levels_together else outputs
-    rows, refined, boxes, logits, valid, kept, ranks = ([] for _ in range(7))
+    rows, refined, boxes, logits, valid, ranks = ([] for _ in range(6))
     offset = 0
     for level_logits, deltas, anchors in zip(outputs.logits, outputs.deltas, outputs.anchors, strict=True):
         top, index = _ranked(level_logits.detach(), config)  # (N, k)
@@ -158,20 +161,20 @@ def proposal_candidates(outputs: RPNOutputs, windows: Tensor, config: RPNConfig)
         )
         boxes.append(clip_to(refined[-1], windows[:, None]))
         valid.append(is_large_enough(boxes[-1], config.min_size) & _is_likely(top, config))
-        kept.append(keep_per_image(boxes[-1], top, valid[-1], config.nms_iou))
         logits.append(level_logits.detach().gather(1, index))
-        ranks.append(top.masked_fill(~kept[-1], -torch.inf))
+        ranks.append(top)
         rows.append(index + offset)
         offset += anchors.shape[0]
+    kept = torch.cat(nms_keep_levels(boxes, ranks, valid, config.nms_iou), 1)
     stable = config.rank_by == "probabilities"
-    top, chosen = top_k(torch.cat(ranks, 1), config.post_nms_top_n, stable=stable)  # (N, R)
+    top, chosen = top_k(torch.cat(ranks, 1).masked_fill(~kept, -torch.inf), config.post_nms_top_n, stable=stable)
     return ProposalCandidates(
         anchor_index=torch.cat(rows, 1),
         refined=torch.cat(refined, 1),
         boxes=torch.cat(boxes, 1),
         logits=torch.cat(logits, 1),
         valid=torch.cat(valid, 1),
-        kept=torch.cat(kept, 1),
+        kept=kept,
         chosen=chosen,
         filled=top.isfinite(),
     )
@@ -189,18 +192,6 @@ def _is_likely(ranks: Tensor, config: RPNConfig) -> Tensor:
         return ranks.isfinite()
     probabilities = ranks if config.rank_by == "probabilities" else ranks.sigmoid()
     return probabilities >= config.score_threshold
-
-
-def keep_per_image(boxes: Tensor, scores: Tensor, valid: Tensor, iou: float, groups: Tensor | None = None) -> Tensor:
-    """NMS image by image: boxes (N, B, 4), the rest (N, B); returns keep (N, B) bool.
-
-    One call each for images, and for levels, since the work of NMS grows with the square of the boxes that meet.
-    """
-    keep = [
-        nms_keep(boxes[i], scores[i], iou, valid=valid[i], groups=None if groups is None else groups[i])
-        for i in range(boxes.shape[0])
-    ]
-    return torch.stack(keep)
 
 
 def _by_cell(x: Tensor, values: int) -> Tensor:

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maskrcnn.ops.recorded import for_onnx
+
 
 def table_of(features: Sequence[Tensor]) -> Tensor:
     """All maps as rows of one table (cells, C): level by level, image by image, row by row.
@@ -35,6 +37,8 @@ def wants_one_call(features: Sequence[Tensor]) -> bool:
     level by level: forward, 256 channels, 1000 boxes at 7 x 7, float32 61 and 38, bfloat16 10 and 13; 100 at 14 x 14,
     34 and 6, 5 and 5; 64 channels, 7 and 8. With backward, 1000 at 7 x 7, float32 85 and 155, bfloat16 41 and 71.
     """
+    if for_onnx():  # RoiAlign is of one map, and rows of a level are chosen at no cost
+        return False
     if torch.compiler.is_compiling():
         return True
     return torch.is_grad_enabled() and any(feature.requires_grad for feature in features)

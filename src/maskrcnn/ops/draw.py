@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maskrcnn.errors import InputError
-from maskrcnn.ops.masks import rasterise
 from maskrcnn.ops.rle import RLE, decode_window
 
 if TYPE_CHECKING:
@@ -82,6 +81,8 @@ def draw_target(picture: np.ndarray, target: Target, names: Sequence[str]) -> np
 
     names: K class names; label k is names[k - 1].
     """
+    from maskrcnn.ops.masks import rasterise  # here: detections are drawn where there is no torch too
+
     rles: list[RLE] | list[None] = [None] * len(target)
     if target.gt_masks is not None:
         rles = rasterise(target.gt_masks, target.size)

@@ -5,10 +5,15 @@ B boxes    D detections    k wanted
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor
+
+from maskrcnn.ops.recorded import for_onnx, nms_rows
+from maskrcnn.ops.triton.choice import takes_own
 
 
 def nms_keep(
@@ -28,14 +33,68 @@ def nms_keep(
     """
     rows = torch.arange(boxes.shape[0], device=boxes.device) if valid is None else valid.nonzero().squeeze(1)
     chosen, chosen_scores = boxes.detach()[rows], scores.detach()[rows].to(boxes.dtype)
+    keep = torch.zeros(boxes.shape[0], dtype=torch.bool, device=boxes.device)
+    if groups is None and not torch.compiler.is_compiling():
+        keep[rows[torchvision.ops.nms(chosen, chosen_scores, iou)]] = True
+        return keep
     chosen_groups = torch.zeros_like(rows) if groups is None else groups[rows]
-    if torch.compiler.is_compiling() or (groups is not None and boxes.device.type == "cuda"):
+    if torch.compiler.is_compiling() or boxes.device.type == "cuda":
         kept = _keep_in_one_call(chosen, chosen_scores, chosen_groups, iou)
     else:
         kept = _keep_group_by_group(chosen, chosen_scores, chosen_groups, iou)
-    keep = torch.zeros(boxes.shape[0], dtype=torch.bool, device=boxes.device)
     keep[rows] = kept
     return keep
+
+
+def nms_keep_batch(boxes: Tensor, scores: Tensor, valid: Tensor, iou: float, *, classes: int = 1) -> Tensor:
+    """NMS picture by picture: boxes (N, B, 4), scores and valid (N, B); returns keep (N, B) bool.
+
+    classes: each of B / classes RoIs has that many rows, one for each class in turn; boxes of different classes never
+        meet.
+
+    One call each for pictures, since the work of NMS grows with the square of the boxes that meet; a recorded graph
+    that is to serve any number of pictures has one for all.
+    """
+    count, rows = scores.shape
+    if for_onnx() or takes_own("nms", boxes.device):
+        return _keep_in_rows(boxes, scores, valid, iou, classes)
+    groups = None if classes == 1 else torch.arange(classes, device=boxes.device).repeat(rows // classes)
+    if isinstance(count, torch.SymInt):
+        pictures = torch.arange(count, device=boxes.device)[:, None].expand(count, rows)
+        apart = pictures * classes + (0 if groups is None else groups)
+        flat = (boxes.reshape(-1, 4), scores.reshape(-1))
+        return nms_keep(*flat, iou, valid=valid.reshape(-1), groups=apart.reshape(-1)).reshape(count, rows)
+    keep = [nms_keep(boxes[i], scores[i], iou, valid=valid[i], groups=groups) for i in range(count)]
+    return torch.stack(keep)
+
+
+def nms_keep_levels(
+    boxes: Sequence[Tensor], scores: Sequence[Tensor], valid: Sequence[Tensor], iou: float
+) -> list[Tensor]:
+    """`nms_keep_batch` level by level: L tensors (N, B_l, 4), the rest (N, B_l); returns L keep masks (N, B_l)."""
+    if not takes_own("nms", boxes[0].device):
+        return [nms_keep_batch(b, s, v, iou) for b, s, v in zip(boxes, scores, valid, strict=True)]
+    longest = max(level.shape[1] for level in scores)  # one launch for all, each level with a row for each picture
+    rows = torch.cat([F.pad(level, (0, 0, 0, longest - level.shape[1])) for level in boxes])
+    of_rows = [torch.cat([F.pad(x, (0, longest - x.shape[1])) for x in levels]) for levels in (scores, valid)]
+    kept = torch.split(nms_keep_batch(rows, of_rows[0], of_rows[1], iou), len(scores[0]))
+    return [keep[:, : level.shape[1]] for keep, level in zip(kept, scores, strict=True)]
+
+
+def _keep_in_rows(boxes: Tensor, scores: Tensor, valid: Tensor, iou: float, classes: int) -> Tensor:
+    """As `nms_keep_batch`, with a row for each class of each picture: the form of ONNX and of CUDA graphs."""
+
+    def apart(values: Tensor) -> Tensor:  # (N, R * K, ...) -> (N * K, R, ...)
+        return torch.unflatten(values, 1, (-1, classes)).transpose(1, 2).flatten(0, 1)
+
+    if takes_own("nms", boxes.device):
+        from maskrcnn.ops.triton.nms import keep_rows
+
+        kept = keep_rows(apart(boxes), apart(scores), apart(valid), iou)
+    else:
+        places = boxes.masked_fill(~valid[..., None], 0)  # what is not valid may hold anything
+        kept = nms_rows(apart(places), apart(scores.masked_fill(~valid, -torch.inf)), iou)
+    return torch.unflatten(kept, 0, (-1, classes)).transpose(1, 2).flatten(1)
 
 
 def mask_nms_keep(iou: Tensor, scores: Tensor, limit: float) -> Tensor:

@@ -21,8 +21,10 @@ import torchvision
 from torch import Tensor
 
 from maskrcnn.ops.cells import MapOfBox, level_by_level, map_of_box, outer, table_of, wants_one_call, weighted_bag
+from maskrcnn.ops.recorded import for_onnx
+from maskrcnn.ops.triton.choice import takes_own
 
-Kernel = Literal["bag", "torchvision"]
+Kernel = Literal["bag", "torchvision", "triton"]
 
 
 def roi_align(
@@ -67,9 +69,11 @@ def roi_align_levels(
         boxes: (R, 4) px. image_index: (R,) in 0..N-1. level_index: (R,) in 0..L-1, the position in `features`.
         sampling_ratio: points per bin and side; 0 takes about one per map cell, box by box.
         aligned: the frame, see above.
-        kernel: "bag", "torchvision" (its compiled op), or None: the bag on a CPU, else torchvision's.
+        kernel: "bag", "torchvision" (its compiled op), "triton" (ours for CUDA, at most 4 levels), or None: the bag on
+            a CPU, else torchvision's, or ours where a graph is recorded (see `ops/triton/choice.py`).
 
-    A recorded graph (`torch.compile`, `torch.export`) of the bag has fixed shapes where `sampling_ratio` is not 0.
+    A recorded graph (`torch.compile`, `torch.export`) of the bag has fixed shapes; where `sampling_ratio` is 0, so that
+    the number of points hangs on the box, torchvision's op is recorded on a CPU in its place.
     """
     grid = _Grid((size, size) if isinstance(size, int) else size, sampling_ratio, aligned)
     return _pool(features, [1.0 / stride for stride in strides], boxes, image_index, level_index, grid, kernel)
@@ -117,7 +121,13 @@ def _pool(
     # As in the paper no gradient flows into the boxes. Coordinates want float32 whatever the dtype of the maps.
     boxes = boxes.detach() if boxes.dtype == torch.float64 else boxes.detach().float()
     if kernel is None:
-        kernel = "bag" if features[0].device.type == "cpu" else "torchvision"
+        kernel = _kernel_for(features, grid)
+    if kernel == "triton":
+        from maskrcnn.ops.triton.roi_align import pool_levels
+
+        return pool_levels(
+            features, scales, boxes, image_index, level_index, grid.bins, grid.sampling_ratio, grid.aligned
+        )
     by_kernel = _pool_by_bag if kernel == "bag" else _pool_by_torchvision
     if len(features) == 1 or (kernel == "bag" and wants_one_call(features)):
         return by_kernel(features, scales, boxes, image_index, level_index, grid)
@@ -128,6 +138,17 @@ def _pool(
 
     layout = torch.channels_last if kernel == "bag" else torch.contiguous_format
     return level_by_level(of_level, features, level_index, grid.bins, layout)
+
+
+def _kernel_for(features: Sequence[Tensor], grid: _Grid) -> Kernel:
+    """What is fastest where the maps lie, or there alone can be recorded."""
+    if for_onnx():
+        return "torchvision"
+    if features[0].device.type == "cpu":
+        return "torchvision" if torch.compiler.is_compiling() and grid.sampling_ratio == 0 else "bag"
+    held = (torch.float32, torch.bfloat16, torch.float16)
+    fits = len(features) <= 4 and features[0].dtype in held
+    return "triton" if fits and takes_own("roi_align", features[0].device) else "torchvision"
 
 
 def _pool_by_bag(

@@ -1,0 +1,1 @@
+"""The detector as one file for other runtimes (ONNX, OpenVINO, torch.export, AOTInductor), and what runs it."""

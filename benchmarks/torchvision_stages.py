@@ -35,6 +35,7 @@ import torchvision
 from torch import Tensor
 from torchvision.models import detection as tv
 
+from maskrcnn.bench.random_weights import randomise
 from maskrcnn.data.dataset import Dataset
 from maskrcnn.data.opening import open_dataset
 from maskrcnn.losses.mask_rcnn_loss import torchvision_loss
@@ -59,7 +60,6 @@ from weights.torchvision_peer import (
     matches_of_class,
     pairs_at_limit,
     proposals_at_limit,
-    randomise,
     steps_of_ours,
     steps_of_peer,
 )

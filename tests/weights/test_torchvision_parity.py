@@ -20,6 +20,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 import maskrcnn
+from maskrcnn.bench.random_weights import randomise
 from maskrcnn.data.opening import open_dataset
 from maskrcnn.losses.mask_rcnn_loss import LossConfig, torchvision_loss
 from maskrcnn.model.mask_rcnn import MaskRCNN
@@ -38,7 +39,6 @@ from .torchvision_peer import (
     matches,
     matches_of_class,
     proposals_at_limit,
-    randomise,
     steps_of_ours,
     steps_of_peer,
 )

@@ -25,8 +25,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}, "
-          f"{options.threads} thread(s), {options.batch} pictures of {options.size} px, {options.norm} norms")  # fmt: skip
+    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, {platform.machine()}"
+    print(
+        f"{versions}, {options.threads} thread(s), {options.batch} pictures of {options.size} px, {options.norm} norms"
+    )
     print(f"{'':28}{'ms a step':>11}{'ratio':>8}{'loss':>9}{'mask RoIs':>11}")
     for row in training_step(size=options.size, batch=options.batch, steps=options.steps, norm=options.norm):
         print(f"{row.name:28}{1000 * row.seconds:11.0f}{row.ratio:8.2f}{row.total:9.3f}{row.mask_rois:11}")

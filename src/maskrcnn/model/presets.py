@@ -96,7 +96,9 @@ def nano(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
 def drawings(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
     """`nano` for small pictures of several classes, which learns faster from nothing: what the demo trains.
 
-    Batch norm in pyramid and mask head too; pictures enlarged by a quarter: shapes of 10 px have to be told apart.
+    Batch norm in pyramid and mask head too; pictures enlarged by a quarter: shapes of 10 px have to be told apart. The
+    mask head has the paper's four convolutions (He et al. 2017, Fig. 4), of 64 channels rather than 256: better
+    masks than two give in as many minutes. The rest departs from the papers as `nano` does.
     """
     config = nano(class_names, category_ids)
     assert config.mask_head is not None and config.fpn is not None
@@ -104,7 +106,7 @@ def drawings(class_names: Names, category_ids: Ids) -> MaskRCNNConfig:
         config,
         preprocess=replace(config.preprocess, scale=1.25),
         fpn=replace(config.fpn, norm="batch"),
-        mask_head=replace(config.mask_head, norm="batch"),
+        mask_head=replace(config.mask_head, num_convs=4, norm="batch"),
     )
 
 

@@ -86,11 +86,14 @@ class Average:
     def update(self, model: nn.Module, step: int) -> None:
         """Move towards `model` after optimizer step number `step`, counted from 1."""
         weight = 1 - min(self.decay, step / (step + 10))
-        for mine, its in zip(_tensors(self.model), _tensors(model), strict=True):
-            if mine.is_floating_point():
-                mine.lerp_(its, weight)
-            else:
-                mine.copy_(its)
+        pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
+        moving = [(mine, its) for mine, its in pairs if mine.is_floating_point()]
+        if moving:
+            mine, its = zip(*moving, strict=True)
+            torch._foreach_lerp_(mine, its, weight)  # one call rather than hundreds
+        for own, other in pairs:
+            if not own.is_floating_point():
+                own.copy_(other)
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -24,9 +24,11 @@ from maskrcnn.model.presets import preset as make_preset
 from maskrcnn.training.checkpoint import STATE_FILE, Progress, Saved, TrainingState
 from maskrcnn.training.distributed import World, from_main
 from maskrcnn.training.finetune import adapt_classes, adapt_keypoints
+from maskrcnn.training.kernels import choose_kernels_
 from maskrcnn.training.optim import Average, make_optimizer
 from maskrcnn.training.precision import fastest_precision
 from maskrcnn.training.recipe import RECIPES, Recipe, changed, recipe_for
+from maskrcnn.training.recompute import recompute_
 from maskrcnn.weights.backbones import require_reachable
 from maskrcnn.weights.opening import Opened
 
@@ -200,6 +202,9 @@ def starting_state(model: MaskRCNN, recipe: Recipe, world: World, notes: list[st
     if fixed:
         notes.append(f"{len(fixed)} weights of the backbone do not learn, from {fixed[0]} to {fixed[-1]}")
     model = model.to(world.device).to(memory_format=torch.channels_last)
+    choose_kernels_(model)
+    if recipe.recompute:
+        notes.append(f"recompute: {recompute_(model)} blocks keep their inputs only")
     average = Average(model, recipe.ema) if recipe.ema else None
     return TrainingState(model, make_optimizer(model, recipe), average, Progress())
 

@@ -12,6 +12,7 @@ import torch
 
 from maskrcnn.data.loader import TrainLoader
 from maskrcnn.data.opening import DataLike
+from maskrcnn.engine.memory import freed_memory_kept
 from maskrcnn.errors import InputError
 from maskrcnn.evaluation.evaluate import Evaluation
 from maskrcnn.model.config import to_dict
@@ -21,7 +22,6 @@ from maskrcnn.training.augment import picture_weights, training_transform
 from maskrcnn.training.checkpoint import Saved, TrainingState, read_saved, require_same, restore_state
 from maskrcnn.training.distributed import World, everyone_here, join_world
 from maskrcnn.training.loop import Observers, learn
-from maskrcnn.training.memory import freed_memory_kept
 from maskrcnn.training.recipe import Recipe
 from maskrcnn.training.run_folder import Plan, RunFolder
 from maskrcnn.training.start import (

@@ -24,7 +24,8 @@ from maskrcnn.ops.cells import MapOfBox, level_by_level, map_of_box, outer, tabl
 from maskrcnn.ops.recorded import for_onnx
 from maskrcnn.ops.triton.choice import takes_own
 
-Kernel = Literal["bag", "torchvision", "triton"]
+Kernel = Literal["bag", "torchvision"]  # of all poolings in whose definition points are averaged
+AnyKernel = Literal["bag", "torchvision", "triton"]
 
 
 def roi_align(
@@ -36,7 +37,7 @@ def roi_align(
     scale: float,
     sampling_ratio: int = 2,
     aligned: bool = True,
-    kernel: Kernel | None = None,
+    kernel: AnyKernel | None = None,
 ) -> Tensor:
     """Pool R boxes out of one map: (R, C, S, S), dtype of `features`, channels-last in memory if by "bag".
 
@@ -60,7 +61,7 @@ def roi_align_levels(
     strides: Sequence[float],
     sampling_ratio: int = 2,
     aligned: bool = True,
-    kernel: Kernel | None = None,
+    kernel: AnyKernel | None = None,
 ) -> Tensor:
     """Pool R boxes, each from its own level of a pyramid: (R, C, S, S), channels-last in memory if by "bag".
 
@@ -116,7 +117,7 @@ def _pool(
     image_index: Tensor,
     level_index: Tensor,
     grid: _Grid,
-    kernel: Kernel | None,
+    kernel: AnyKernel | None,
 ) -> Tensor:
     # As in the paper no gradient flows into the boxes. Coordinates want float32 whatever the dtype of the maps.
     boxes = boxes.detach() if boxes.dtype == torch.float64 else boxes.detach().float()
@@ -140,7 +141,7 @@ def _pool(
     return level_by_level(of_level, features, level_index, grid.bins, layout)
 
 
-def _kernel_for(features: Sequence[Tensor], grid: _Grid) -> Kernel:
+def _kernel_for(features: Sequence[Tensor], grid: _Grid) -> AnyKernel:
     """What is fastest where the maps lie, or there alone can be recorded."""
     if for_onnx():
         return "torchvision"

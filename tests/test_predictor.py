@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -254,3 +256,25 @@ def test_what_load_refuses(predictor: Predictor) -> None:
         Predictor(predictor.model, "cuda:63")
     with pytest.raises(InputError, match="precision: no such precision; found fp8"):
         Predictor(predictor.model, "cpu", "fp8")  # type: ignore[arg-type]
+
+
+def test_a_full_device_is_told_in_one_line(
+    predictor: Predictor, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def network(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nIf reserved ...")
+
+    monkeypatch.setattr(predictor, "network", network)
+    with pytest.raises(
+        InputError, match="out of memory; found 1 picture at a time; expected a smaller batch_size, size"
+    ):
+        predictor.predict(picture)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda given: pickle.loads(pickle.dumps(given))])
+@pytest.mark.parametrize("plain", [False, True])
+def test_copies_and_other_processes(predictor: Predictor, picture: np.ndarray, duplicate: Any, plain: bool) -> None:
+    given = predictor.untuned() if plain else predictor
+    other = duplicate(given)
+    assert (other.network is other.model) == plain and other.model is not given.model
+    assert_same(other.predict(picture), given.predict(picture))

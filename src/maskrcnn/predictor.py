@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -114,13 +113,22 @@ class Predictor:
         self.device = _device(device)
         self.model = model.to(self.device).eval()
         self.network = tuned(self.model, precision, ranges)
-        self.precision = precision
+        self.precision, self.ranges = precision, ranges
         self.proposer = proposer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and other processes: without the rewritten network, whose packed weights belong to this one."""
+        return self.__dict__ | {"network": self.model if self.network is self.model else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if state["network"] is None:
+            self.network = tuned(self.model, self.precision, self.ranges)
 
     def untuned(self) -> Predictor:
         """The same detector run layer by layer as `model` has it, in float32: for those who look into its layers."""
-        plain = copy.copy(self)
-        plain.network, plain.precision = self.model, "float32"
+        plain = Predictor.__new__(Predictor)
+        plain.__dict__ |= self.__dict__ | {"network": self.model, "precision": "float32"}
         return plain
 
     def __repr__(self) -> str:
@@ -213,7 +221,7 @@ class Predictor:
         images = [torch.from_numpy(item.pixels).permute(2, 0, 1) for item in batch]  # (3, H, W) uint8
         proposals = None if self.proposer is None else [self.proposer(item.pixels) for item in batch]
         # not inference_mode: results are the caller's to change
-        enough = enough_memory(TO_DETECT, f"{len(batch)} pictures at a time")
+        enough = enough_memory(TO_DETECT, f"{len(batch)} picture{'s' * (len(batch) > 1)} at a time")
         with torch.no_grad(), enough, memory_for(self._largest_map(images, limits)):
             found = self.network(images, limits, proposals)
         return [

@@ -273,6 +273,15 @@ def test_nothing_is_saved_after_a_loss_that_is_not_finite(
     }
 
 
+def test_a_full_device_is_told_in_one_line(train_tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nIf reserved ...")
+
+    monkeypatch.setattr(MaskRCNNLoss, "forward", forward)
+    with pytest.raises(InputError, match=r"out of memory; found a batch of \d+ pictures; expected a smaller"):
+        train_tiny(steps=2)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_learning_rate_without_measure(train_tiny: Any, tmp_path: Path, optimizer: str) -> None:
     changes = {"optimizer": optimizer, "learning_rate": 1e20, "warmup": 0.0, "steps": 20, "evaluate_every": 0.0}

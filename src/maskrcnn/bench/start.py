@@ -29,7 +29,8 @@ began = time.perf_counter()
 import maskrcnn
 seconds = time.perf_counter() - began
 others = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"maskrcnn"}
-print(json.dumps({"said": time.time(), "import": seconds, "others": sorted(name for name in others if not name.startswith("_"))}))
+facts = {"import": seconds, "others": sorted(name for name in others if not name.startswith("_"))}
+print(json.dumps({"said": time.time(), **facts}))
 """
 _DETECTING = """
 import json, sys, time

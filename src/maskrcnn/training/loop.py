@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from maskrcnn.engine.memory_errors import TO_LEARN, enough_memory
 from maskrcnn.errors import InputError
 from maskrcnn.losses.mask_rcnn_loss import MaskRCNNLoss
 from maskrcnn.structures import Target
@@ -63,7 +64,8 @@ def learn(
             if before >= length.total:
                 break
             set_rate(state.optimizer, peak_rate(recipe) * rate_factor(before / length.total, recipe))
-            values = step_once(loss_model, state, batch, recipe, world)
+            with enough_memory(TO_LEARN, f"a batch of {len(batch)} pictures"):
+                values = step_once(loss_model, state, batch, recipe, world)
             progress.step += 1
             progress.seconds = from_main(time.monotonic() - started, world)
             if progress.step % recipe.log_every == 0 or progress.step == 1:

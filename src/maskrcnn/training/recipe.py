@@ -50,7 +50,7 @@ class Recipe:
     minutes: float | None = None  # of wall time; the schedule then follows the clock, so runs are not repeatable
     batch_size: int = 16  # pictures per optimizer step, over all processes and accumulated parts
     accumulate: int = 1  # parts that a batch is computed in, for small memory
-    recompute: bool = False  # activations a second time in the backward pass: half the memory, a third more time
+    recompute: bool = False  # activations a second time in the backward pass: less memory, more time
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.02  # at `reference_batch`; scaled linearly with the batch (Goyal et al. 2017)
     reference_batch: int = 16

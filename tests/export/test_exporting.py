@@ -197,9 +197,8 @@ def test_other_detectors(target: Target, kind: str, tmp_path: Path) -> None:
     [
         ("onnx", Shape(batch=None)),
         ("openvino", Shape(size=(120, 160), batch=2)),
-        ("torch-export", Shape(batch=None)),
     ],
-    ids=["onnx-any", "openvino-fixed", "torch-export-any"],
+    ids=["onnx-any", "openvino-fixed"],
 )
 def test_several_pictures_in_a_call(target: Target, shape: Shape, tmp_path: Path) -> None:
     require(target)
